@@ -77,10 +77,11 @@ size_t incomplete_utf8_tail(std::string_view text) {
   for (size_t back = 1; back <= 3 && back <= text.size(); ++back) {
     const uint8_t b = static_cast<uint8_t>(text[text.size() - back]);
     if (b < 0x80) return 0;
-    if (b >= 0xc0) {
+    if (b >= 0xc2 && b <= 0xf4) {
       const Utf8Step step = decode_utf8(text, text.size() - back);
       return !step.valid && step.length == back ? back : 0;
     }
+    if (b >= 0xc0) return 0;
   }
   return 0;
 }

@@ -1,0 +1,60 @@
+// The engine: one thread that owns the scheduler, the KV pages, the prefix cache and the model, and turns requests into events.
+//
+// Everything else talks to it through submit() and cancel(), which are safe from any thread and never wait for a step.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "engine/request.h"
+#include "model/step.h"
+
+namespace nibble {
+struct EngineOptions {
+  int32_t max_running_requests = 256;
+  int32_t max_queued_requests = 4096;
+  int32_t chunked_prefill_tokens = 512;    // rows of prefill in one step at most; decode rows come on top, up to the model's max_rows
+  bool prefix_cache = true;
+  std::string schedule_policy = "fcfs";    // fcfs, lpm (longest cached prefix first), lof, random
+  std::vector<int32_t> suppress_tokens;    // never sampled
+  int32_t decode_log_interval = 40;        // steps between two log lines; 0: none
+};
+
+// A consistent snapshot, cheap to take from any thread.
+struct EngineStats {
+  int64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;
+  int64_t requests = 0, aborted = 0, retracted = 0, steps = 0;
+  int32_t running = 0, queued = 0;
+  int32_t full_pages_used = 0, full_pages_total = 0, sliding_pages_used = 0, sliding_pages_total = 0;
+  int32_t full_pages_cached = 0, sliding_pages_cached = 0;  // held by the prefix cache alone, freed on demand
+  double generation_throughput = 0;        // tokens/s over the last log interval
+  double last_progress_seconds = 0;        // monotonic time of the last finished step, or of the last look at an empty queue
+};
+
+class Engine {
+ public:
+  Engine(ForwardModel& model, EngineOptions options);
+  ~Engine();  // cancels what runs, joins the thread
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // unavailable: the queue is full or the engine is stopping. invalid_argument: the prompt can never fit the pools.
+  Result<void> submit(std::unique_ptr<Request> request);
+  // The request ends with FinishReason::abort within one step; its sink hears nothing after cancel() if `silent`. Unknown ids are ignored.
+  void cancel(std::string_view request_id, bool silent = false);
+  void cancel_all();
+  // Drops the prefix cache; false when requests run or wait.
+  bool flush_cache();
+  // Lets running requests finish, refuses new ones; true when all were done in time.
+  bool drain(double timeout_seconds);
+  EngineStats stats() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+}  // namespace nibble

@@ -1,0 +1,54 @@
+// One forward step has one form, for prefill chunks, decode rows and verify chains alike: rows of tokens that belong to
+// sequences, and the pages where each sequence's K and V lie. So chunked prefill, continuous batching and speculation are
+// one code path.
+//
+// A row's result depends on its sequence alone: not on the other rows of the step, nor on how a prompt was cut into steps.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace nibble {
+// Rows [first_row, first_row + num_rows) of the step are the tokens at positions first_position, first_position + 1, ... of a sequence.
+//
+// Page i of a table holds positions [i * page_tokens, (i + 1) * page_tokens). There are two pools with page numbers of their own:
+// full-attention layers keep every page; sliding layers need only those that overlap (first_position - sliding_window, end),
+// older entries may be kNoPage. Both tables reach at least to the last position of this slice.
+struct SequenceSlice {
+  static constexpr int32_t kNoPage = -1;
+
+  int32_t first_row = 0;
+  int32_t num_rows = 0;
+  int32_t first_position = 0;
+  std::span<const int32_t> full_pages;
+  std::span<const int32_t> sliding_pages;
+};
+
+struct Step {
+  std::span<const int32_t> ids;              // [rows] token ids
+  std::span<const SequenceSlice> sequences;  // cover the rows, in order, without gaps
+  std::span<const int32_t> logit_rows;       // rows whose logits are wanted, ascending
+};
+
+// How K and V are kept, fixed when the model is loaded.
+struct KvGeometry {
+  int32_t page_tokens = 16;
+  int32_t num_full_pages = 0;
+  int32_t num_sliding_pages = 0;
+  int32_t sliding_window = 0;       // a query sees itself and the sliding_window - 1 positions before it
+  int64_t full_page_bytes = 0;      // one page of all full layers, K and V
+  int64_t sliding_page_bytes = 0;   // one page of all sliding layers, K and V
+};
+
+// What the engine needs of a model; tests of the engine bring their own.
+class ForwardModel {
+ public:
+  virtual ~ForwardModel() = default;
+  virtual int32_t vocab_size() const = 0;
+  virtual const KvGeometry& kv_geometry() const = 0;
+  // Most rows that one step may have; a step with more is a caller's mistake.
+  virtual int32_t max_rows() const = 0;
+  // logits: [logit_rows.size(), vocab_size] f32 on the host, after the final softcap. Writes the K and V of every row into its pages.
+  virtual void forward(const Step& step, float* logits) = 0;
+};
+}  // namespace nibble
