@@ -4,10 +4,6 @@
 
 #include "base/assert.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 namespace nibble {
 namespace {
 // About 50 us: longer than the gaps between the loops of one forward step, short enough not to be seen in top.
@@ -15,7 +11,7 @@ constexpr int kSpins = 2000;
 
 inline void relax() {
 #if defined(__x86_64__)
-  _mm_pause();
+  __builtin_ia32_pause();
 #else
   std::this_thread::yield();
 #endif
