@@ -1,0 +1,56 @@
+// The CPU backend: allocates, picks kernels, and hands each op to its function.
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/cpu_features.h"
+#include "kernels/cpu/packed_linear.h"
+#include "kernels/softcap.h"
+
+namespace nibble {
+namespace {
+struct FreeAligned {
+  void operator()(void* p) const noexcept { std::free(p); }
+};
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(const CpuBackendOptions& options) : threads_(options.num_threads) {}
+
+  std::string description() const override { return fmt::format("cpu, {} threads, {}", threads_.size(), cpu::name_of(cpu::active_isa())); }
+
+  Tensor allocate(DType dtype, const Shape& shape, const char* what) override {
+    const size_t bytes = (static_cast<size_t>(shape.count() * size_of(dtype)) + 63) / 64 * 64;
+    void* memory = bytes ? std::aligned_alloc(64, bytes) : nullptr;
+    if (!memory && bytes) raise(ErrorCode::out_of_memory, "{}: cannot allocate {} bytes of host memory", what, bytes);
+    if (memory) std::memset(memory, 0, bytes);
+    memory_.emplace_back(memory);
+    return {memory, dtype, shape};
+  }
+
+  std::unique_ptr<PreparedLinear> prepare_linear(const LinearWeight& weight, ActivationQuant activations) override {
+    return cpu::pack_linear(weight, activations, threads_);
+  }
+  void linear(const PreparedLinear& weight, const Tensor& x, const Tensor& out) override { cpu::run_linear(weight, x, out, threads_); }
+
+  void embed(const EmbedArgs& args) override { cpu::embed(args); }
+  void rms_norm(const RmsNormArgs& args) override { cpu::rms_norm(args, threads_); }
+  void rms_norm_add(const RmsNormAddArgs& args) override { cpu::rms_norm_add(args, threads_); }
+  void qkv_prepare(const QkvPrepareArgs& args) override { cpu::qkv_prepare(args, threads_); }
+  void attention(const AttentionArgs& args) override { cpu::attention(args, threads_); }
+  void gelu_gate(const GeluGateArgs& args) override { cpu::gelu_gate(args, threads_); }
+  void softcap(const Tensor& logits, float cap) override { cpu::softcap(logits, cap, threads_); }
+
+ private:
+  ThreadPool threads_;
+  std::vector<std::unique_ptr<void, FreeAligned>> memory_;
+};
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(const CpuBackendOptions& options) { return std::make_unique<CpuBackend>(options); }
+}  // namespace nibble

@@ -1,0 +1,394 @@
+// What bounds it: one row reads every packed byte once, so memory; from about 16 rows the vdpbf16ps units.
+//
+// A group's inputs are taken in panels of kPanel so that a panel (64 x 1024 x 2 bytes when widened) stays in the second-level cache while all rows
+// pass over it; sums wait in `out` between panels, unrounded, so the cut does not change a bit.
+#include "kernels/cpu/linear_avx512_bf16.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+
+#include "base/number_formats.h"
+
+namespace nibble::cpu::avx512_bf16 {
+namespace {
+constexpr int64_t kPanel = 1024;      // inputs; a multiple of 128
+constexpr int kVectors = 4;           // of 16 outputs, in a group
+constexpr int64_t kWidenRows = 7;     // from here on a quantized panel is widened to bf16 once and reused by the rows
+
+int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+inline __m512bh as_bh(__m512i x) { return reinterpret_cast<__m512bh>(x); }
+
+inline __m512i broadcast_pair(const uint16_t* x) {
+  int32_t pair;
+  std::memcpy(&pair, x, 4);
+  return _mm512_set1_epi32(pair);
+}
+
+// ---- decoders: one vector (16 outputs) of a packed format to pairs of bf16 ----
+
+uint16_t bf16_bits(float x) { return to_bf16(x).bits; }
+
+struct Tables {
+  alignas(64) uint16_t e2m1[32];   // twice, so that the fifth index bit does not matter
+  alignas(64) uint8_t e4m3_low[128], e4m3_high[128];
+  alignas(64) float e4m3[256];
+};
+
+const Tables kTables = [] {
+  Tables t{};
+  for (int i = 0; i < 32; ++i) t.e2m1[i] = bf16_bits(e2m1_to_float(static_cast<uint8_t>(i & 15)));
+  for (int i = 0; i < 128; ++i) {
+    const uint16_t bits = bf16_bits(i == 127 ? 0.0f : to_float(e4m3{static_cast<uint8_t>(i)}));
+    t.e4m3_low[i] = static_cast<uint8_t>(bits);
+    t.e4m3_high[i] = static_cast<uint8_t>(bits >> 8);
+  }
+  for (int i = 0; i < 256; ++i) t.e4m3[i] = to_float(e4m3{static_cast<uint8_t>(i)});
+  return t;
+}();
+
+// 128 codes: word w holds nibbles of pairs 0..3 for (output w / 2, parity w % 2).
+struct DecodeE2m1 {
+  __m512i table = _mm512_load_si512(kTables.e2m1);
+  void operator()(const uint8_t* codes, __m512i pairs[4]) const {
+    const __m512i c = _mm512_loadu_si512(codes);
+    pairs[0] = _mm512_permutexvar_epi16(c, table);
+    pairs[1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 4), table);
+    pairs[2] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 8), table);
+    pairs[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 12), table);
+  }
+};
+
+// 64 codes: two pairs of 16 outputs. bf16 needs two bytes a code: both by lookup in the 128 magnitudes, the sign put back, then interleaved.
+struct DecodeE4m3 {
+  __m512i low0 = _mm512_load_si512(kTables.e4m3_low), low1 = _mm512_load_si512(kTables.e4m3_low + 64);
+  __m512i high0 = _mm512_load_si512(kTables.e4m3_high), high1 = _mm512_load_si512(kTables.e4m3_high + 64);
+  __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
+  void operator()(const uint8_t* codes, __m512i pairs[2]) const {
+    const __m512i c = _mm512_loadu_si512(codes);
+    const __m512i low = _mm512_permutex2var_epi8(low0, c, low1);  // the index's top bit is ignored
+    const __m512i magnitude = _mm512_permutex2var_epi8(high0, c, high1);
+    const __m512i high = _mm512_ternarylogic_epi32(magnitude, c, sign, 0xf8);  // magnitude | (c & sign)
+    pairs[0] = _mm512_unpacklo_epi8(low, high);
+    pairs[1] = _mm512_unpackhi_epi8(low, high);
+  }
+};
+
+// Sixteen e4m3 scales, all positive and finite, as f32: the bits moved into place and the exponent's bias put right by a multiplication, which also
+// makes the subnormals right (2^120 is exact).
+inline __m512 widen_scales(const uint8_t* scales) {
+  const __m512i c = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
+  return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(c, 20)), _mm512_set1_ps(0x1p120f));
+}
+
+// ---- accumulators: `rows` x `vectors` of 16 sums, kept in registers over a panel, in `out` between panels ----
+
+template <int kRows, int kCols>
+struct Sums {
+  __m512 v[kRows][kCols];
+
+  void clear() {
+    for (auto& row : v) {
+      for (auto& x : row) x = _mm512_setzero_ps();
+    }
+  }
+  void load(const float* sums, int64_t stride) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kCols; ++c) v[r][c] = _mm512_loadu_ps(sums + r * stride + c * 16);
+    }
+  }
+  void store(float* sums, int64_t stride) const {
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kCols; ++c) _mm512_storeu_ps(sums + r * stride + c * 16, v[r][c]);
+    }
+  }
+  void dot(int c, __m512i weights, const uint16_t* x, int64_t x_stride) {
+    for (int r = 0; r < kRows; ++r) v[r][c] = _mm512_dpbf16_ps(v[r][c], as_bh(weights), as_bh(broadcast_pair(x + r * x_stride)));
+  }
+};
+
+// A panel of one group: inputs [begin, begin + count), with what it takes to find them. `widened`: bf16 pairs [count / 2][64][2], made from the codes.
+struct Panel {
+  const Packed* weight;
+  const uint8_t* group;      // the group's packed bytes
+  const float* group_scales; // FP8: this group's row of block scales
+  const uint16_t* widened;   // nullptr: decode on the fly
+  int64_t begin, count;
+};
+
+constexpr int64_t kBf16PairBytes = kGroup * 4;          // one pair of inputs
+constexpr int64_t kFp8QuadBytes = kGroup * 4;           // four inputs
+constexpr int64_t kNvfp4BlockBytes = kGroup * 8 + kGroup;  // sixteen inputs: codes, then scales
+
+// One chain over `pairs` pairs of bf16.
+template <int kRows, int kCols>
+inline void dot_pairs(Sums<kRows, kCols>& sums, const uint16_t* weights, int64_t pairs, const uint16_t* x, int64_t x_stride) {
+  for (int64_t p = 0; p < pairs; ++p) {
+    __m512i w[kCols];
+    for (int c = 0; c < kCols; ++c) w[c] = _mm512_loadu_si512(weights + (p * kVectors + c) * 32);
+    for (int r = 0; r < kRows; ++r) {
+      const __m512bh xr = as_bh(broadcast_pair(x + r * x_stride + p * 2));
+      for (int c = 0; c < kCols; ++c) sums.v[r][c] = _mm512_dpbf16_ps(sums.v[r][c], as_bh(w[c]), xr);
+    }
+  }
+}
+
+template <int kRows, int kCols>
+inline void add_scaled(Sums<kRows, kCols>& total, const Sums<kRows, kCols>& block, const __m512 (&scales)[kCols]) {
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kCols; ++c) total.v[r][c] = _mm512_fmadd_ps(block.v[r][c], scales[c], total.v[r][c]);
+  }
+}
+
+template <int kRows, int kCols>
+void panel_bf16(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRows, kCols>& total, int first_vector) {
+  const auto* weights = reinterpret_cast<const uint16_t*>(panel.group + panel.begin / 2 * kBf16PairBytes) + first_vector * 32;
+  if constexpr (kRows == 1) {  // memory-bound: ask for the lines well ahead of the hardware's own guess, across page ends too
+    for (int64_t p = 0; p < panel.count / 2; ++p) {
+      const uint16_t* w = weights + p * kVectors * 32;
+      for (int c = 0; c < kCols; ++c) _mm_prefetch(reinterpret_cast<const char*>(w + c * 32) + 4096, _MM_HINT_T0);
+      const __m512bh xr = as_bh(broadcast_pair(x + p * 2));
+      for (int c = 0; c < kCols; ++c) total.v[0][c] = _mm512_dpbf16_ps(total.v[0][c], as_bh(_mm512_loadu_si512(w + c * 32)), xr);
+    }
+  } else {
+    dot_pairs(total, weights, panel.count / 2, x, x_stride);
+  }
+}
+
+template <int kRows, int kCols>
+void panel_fp8(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRows, kCols>& total, int first_vector) {
+  const DecodeE4m3 decode;
+  for (int64_t k = 0; k < panel.count; k += kFp8Block) {
+    Sums<kRows, kCols> block;
+    block.clear();
+    if (panel.widened) {
+      dot_pairs(block, panel.widened + k / 2 * (kGroup * 2) + first_vector * 32, kFp8Block / 2, x + k, x_stride);
+    } else {
+      const uint8_t* codes = panel.group + (panel.begin + k) / 4 * kFp8QuadBytes + first_vector * 64;
+      for (int64_t i = 0; i < kFp8Block; i += 4, codes += kFp8QuadBytes) {
+        if constexpr (kRows == 1) {
+          for (int c = 0; c < kCols; ++c) _mm_prefetch(reinterpret_cast<const char*>(codes + c * 64) + 4096, _MM_HINT_T0);
+        }
+        for (int c = 0; c < kCols; ++c) {
+          __m512i pairs[2];
+          decode(codes + c * 64, pairs);
+          block.dot(c, pairs[0], x + k + i, x_stride);
+          block.dot(c, pairs[1], x + k + i + 2, x_stride);
+        }
+      }
+    }
+    __m512 scales[kCols];
+    for (int c = 0; c < kCols; ++c) scales[c] = _mm512_set1_ps(panel.group_scales[(panel.begin + k) / kFp8Block]);
+    add_scaled(total, block, scales);
+  }
+}
+
+template <int kRows, int kCols>
+void panel_nvfp4(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRows, kCols>& total, int first_vector) {
+  const DecodeE2m1 decode;
+  const uint8_t* packed = panel.group + panel.begin / kNvfp4Block * kNvfp4BlockBytes;
+  for (int64_t k = 0; k < panel.count; k += kNvfp4Block, packed += kNvfp4BlockBytes) {
+    Sums<kRows, kCols> block;
+    block.clear();
+    if (panel.widened) {
+      dot_pairs(block, panel.widened + k / 2 * (kGroup * 2) + first_vector * 32, kNvfp4Block / 2, x + k, x_stride);
+    } else {
+      if constexpr (kRows == 1) {
+        for (int64_t line = 0; line < kNvfp4BlockBytes; line += 64) _mm_prefetch(reinterpret_cast<const char*>(packed + line) + 4608, _MM_HINT_T0);
+      }
+      for (int half = 0; half < 2; ++half) {
+        for (int c = 0; c < kCols; ++c) {
+          __m512i pairs[4];
+          decode(packed + (first_vector + c) * 128 + half * 64, pairs);
+          for (int p = 0; p < 4; ++p) block.dot(c, pairs[p], x + k + half * 8 + p * 2, x_stride);
+        }
+      }
+    }
+    __m512 scales[kCols];
+    for (int c = 0; c < kCols; ++c) scales[c] = widen_scales(packed + kGroup * 8 + (first_vector + c) * 16);
+    add_scaled(total, block, scales);
+  }
+}
+
+// ---- a panel against all rows ----
+
+void widen(const Panel& panel, uint16_t* out) {
+  if (panel.weight->format == Packed::Format::fp8) {
+    const DecodeE4m3 decode;
+    const uint8_t* codes = panel.group + panel.begin / 4 * kFp8QuadBytes;
+    for (int64_t k = 0; k < panel.count; k += 4, codes += kFp8QuadBytes) {
+      for (int c = 0; c < kVectors; ++c) {
+        __m512i pairs[2];
+        decode(codes + c * 64, pairs);
+        for (int p = 0; p < 2; ++p) _mm512_store_si512(out + ((k / 2 + p) * kVectors + c) * 32, pairs[p]);
+      }
+    }
+  } else {
+    const DecodeE2m1 decode;
+    const uint8_t* packed = panel.group + panel.begin / kNvfp4Block * kNvfp4BlockBytes;
+    for (int64_t k = 0; k < panel.count; k += kNvfp4Block, packed += kNvfp4BlockBytes) {
+      for (int half = 0; half < 2; ++half) {
+        for (int c = 0; c < kVectors; ++c) {
+          __m512i pairs[4];
+          decode(packed + c * 128 + half * 64, pairs);
+          for (int p = 0; p < 4; ++p) _mm512_store_si512(out + ((k / 2 + half * 4 + p) * kVectors + c) * 32, pairs[p]);
+        }
+      }
+    }
+  }
+}
+
+template <Packed::Format kFormat, int kRows, int kCols>
+inline void tile(const Panel& panel, const uint16_t* x, int64_t x_stride, float* sums, int64_t stride, int first_vector) {
+  Sums<kRows, kCols> total;
+  if (panel.begin == 0) {
+    total.clear();
+  } else {
+    total.load(sums + first_vector * 16, stride);
+  }
+  if constexpr (kFormat == Packed::Format::bf16) {
+    panel_bf16(panel, x, x_stride, total, first_vector);
+  } else if constexpr (kFormat == Packed::Format::fp8) {
+    panel_fp8(panel, x, x_stride, total, first_vector);
+  } else {
+    panel_nvfp4(panel, x, x_stride, total, first_vector);
+  }
+  total.store(sums + first_vector * 16, stride);
+}
+
+// Largest row tile whose sums fit the 32 registers: 6 x 4 sums of BF16; with block chains 3 x 4 of both.
+template <Packed::Format kFormat>
+constexpr int kRowTile = kFormat == Packed::Format::bf16 ? 6 : 3;
+
+template <Packed::Format kFormat>
+void panel_rows(const Panel& panel, const uint16_t* x, int64_t x_stride, int64_t rows, float* sums, int64_t stride) {
+  int64_t row = 0;
+  const auto step = [&]<int kRows>() {
+    for (; row + kRows <= rows; row += kRows) tile<kFormat, kRows, kVectors>(panel, x + row * x_stride, x_stride, sums + row * stride, stride, 0);
+  };
+  step.template operator()<kRowTile<kFormat>>();
+  if constexpr (kFormat == Packed::Format::bf16) {
+    step.template operator()<5>();
+    step.template operator()<4>();
+    step.template operator()<3>();
+  }
+  step.template operator()<2>();
+  step.template operator()<1>();
+}
+
+template <Packed::Format kFormat>
+void run_group(const Packed& weight, int64_t group, const uint16_t* x, int64_t rows, float output_scale, float* out, float* sums, uint16_t* widened) {
+  Panel panel{.weight = &weight,
+              .group = weight.data + group * weight.group_bytes,
+              .group_scales = weight.fp8_scales ? weight.fp8_scales + group * kGroup / kFp8Block * weight.fp8_scale_cols : nullptr,
+              .widened = nullptr,
+              .begin = 0,
+              .count = 0};
+  for (panel.begin = 0; panel.begin < weight.padded_in; panel.begin += kPanel) {
+    panel.count = std::min(kPanel, weight.padded_in - panel.begin);
+    if (kFormat != Packed::Format::bf16 && rows >= kWidenRows) {
+      widen(panel, widened);
+      panel.widened = widened;
+    }
+    panel_rows<kFormat>(panel, x + panel.begin, weight.padded_in, rows, sums, kGroup);
+  }
+  const int64_t first = group * kGroup, width = std::min(kGroup, weight.out_features - first);
+  for (int64_t row = 0; row < rows; ++row) {
+    float* to = out + row * weight.out_features + first;
+    for (int64_t i = 0; i < width; ++i) to[i] = sums[row * kGroup + i] * output_scale;
+  }
+}
+
+// Sums of one group and its widened panel, per thread; grown to the largest step once.
+struct Scratch {
+  std::unique_ptr<float[]> sums;
+  int64_t rows = 0;
+  struct alignas(64) Line {
+    uint16_t values[32];
+  };
+  std::unique_ptr<Line[]> widened;
+
+  float* sums_for(int64_t wanted) {
+    if (rows < wanted) {
+      rows = wanted;
+      sums = std::make_unique<float[]>(static_cast<size_t>(wanted * kGroup));
+    }
+    return sums.get();
+  }
+  uint16_t* panel() {
+    if (!widened) widened = std::make_unique<Line[]>(kPanel * kGroup / 32);
+    return widened[0].values;
+  }
+};
+thread_local Scratch t_scratch;
+}  // namespace
+
+Packed plan(const LinearWeight& weight) {
+  const auto [n, k] = shape_of(weight);
+  Packed packed{.format = Packed::Format::bf16, .out_features = n, .in_features = k, .padded_in = round_up(k, 2), .group_bytes = 0, .data = nullptr,
+                .fp8_scales = nullptr, .fp8_scale_cols = 0, .output_scale = 1.0f};
+  if (const auto* w = std::get_if<Nvfp4Weight>(&weight)) {
+    packed.format = Packed::Format::nvfp4;
+    packed.padded_in = k;
+    packed.output_scale = w->tensor_scale;
+    packed.group_bytes = k / kNvfp4Block * kNvfp4BlockBytes;
+  } else if (const auto* w8 = std::get_if<Fp8BlockWeight>(&weight)) {
+    packed.format = Packed::Format::fp8;
+    packed.padded_in = round_up(k, kFp8Block);
+    packed.fp8_scales = w8->scales.as<float>();
+    packed.fp8_scale_cols = w8->scales.cols();
+    packed.group_bytes = packed.padded_in / 4 * kFp8QuadBytes;
+  } else {
+    packed.group_bytes = packed.padded_in / 2 * kBf16PairBytes;
+  }
+  return packed;
+}
+
+void pack(const LinearWeight& weight, const Packed& plan, uint8_t* data, ThreadPool& threads) {
+  const int64_t n = plan.out_features, k = plan.in_features;
+  threads.run((n + kGroup - 1) / kGroup, [&](int64_t group) {
+    uint8_t* out = data + group * plan.group_bytes;
+    std::memset(out, 0, static_cast<size_t>(plan.group_bytes));
+    for (int64_t lane = 0; lane < std::min(kGroup, n - group * kGroup); ++lane) {
+      const int64_t row = group * kGroup + lane, vector = lane / 16, output = lane % 16;
+      if (const auto* w = std::get_if<Bf16Weight>(&weight)) {
+        const uint16_t* from = w->weight.as<uint16_t>() + row * k;
+        auto* to = reinterpret_cast<uint16_t*>(out) + lane * 2;
+        for (int64_t i = 0; i < k; ++i) to[i / 2 * kGroup * 2 + i % 2] = from[i];
+      } else if (const auto* w8 = std::get_if<Fp8BlockWeight>(&weight)) {
+        const uint8_t* from = w8->codes.as<uint8_t>() + row * k;
+        // The unpacks take bytes 0..7 (pair 0) and 8..15 (pair 1) of each 16-byte lane: four outputs, two inputs each.
+        uint8_t* to = out + vector * 64 + output / 4 * 16 + output % 4 * 2;
+        for (int64_t i = 0; i < k; ++i) to[i / 4 * kFp8QuadBytes + i % 4 / 2 * 8 + i % 2] = from[i];
+      } else {
+        const auto& w4 = std::get<Nvfp4Weight>(weight);
+        const uint8_t* from = w4.codes.as<uint8_t>() + row * (k / 2);
+        const uint8_t* scales = w4.block_scales.as<uint8_t>() + row * (k / kNvfp4Block);
+        for (int64_t i = 0; i < k; ++i) {
+          const uint8_t code = i % 2 == 0 ? from[i / 2] & 15 : from[i / 2] >> 4;
+          const int64_t in_block = i % kNvfp4Block, half = in_block / 8, pair = in_block % 8 / 2;
+          uint8_t* word = out + i / kNvfp4Block * kNvfp4BlockBytes + vector * 128 + half * 64 + (output * 2 + i % 2) * 2;
+          word[pair / 2] |= static_cast<uint8_t>(code << (pair % 2 * 4));
+        }
+        for (int64_t b = 0; b < k / kNvfp4Block; ++b) out[b * kNvfp4BlockBytes + kGroup * 8 + lane] = scales[b];
+      }
+    }
+  });
+}
+
+void run(const Packed& weight, const uint16_t* x, int64_t rows, float output_scale, float* out, ThreadPool& threads) {
+  threads.run((weight.out_features + kGroup - 1) / kGroup, [&](int64_t group) {
+    float* sums = t_scratch.sums_for(rows);
+    uint16_t* widened = t_scratch.panel();
+    switch (weight.format) {
+      case Packed::Format::bf16: return run_group<Packed::Format::bf16>(weight, group, x, rows, output_scale, out, sums, widened);
+      case Packed::Format::fp8: return run_group<Packed::Format::fp8>(weight, group, x, rows, output_scale, out, sums, widened);
+      case Packed::Format::nvfp4: return run_group<Packed::Format::nvfp4>(weight, group, x, rows, output_scale, out, sums, widened);
+    }
+  });
+}
+}  // namespace nibble::cpu::avx512_bf16
