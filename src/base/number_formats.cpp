@@ -1,7 +1,6 @@
 #include "base/number_formats.h"
 
 #include <algorithm>
-#include <array>
 
 namespace nibble {
 float to_float(f16 x) {
@@ -16,22 +15,6 @@ float to_float(f16 x) {
   }
   return sign ? -value : value;
 }
-
-namespace {
-std::array<float, 256> make_e4m3_table() {
-  std::array<float, 256> table{};
-  for (int code = 0; code < 256; ++code) {
-    const int exponent = (code >> 3) & 15, mantissa = code & 7;
-    float value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9) : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
-    if ((code & 127) == 127) value = NAN;
-    table[code] = code & 128 ? -value : value;
-  }
-  return table;
-}
-const std::array<float, 256> kE4m3Table = make_e4m3_table();
-}  // namespace
-
-float to_float(e4m3 x) { return kE4m3Table[x.bits]; }
 
 e4m3 to_e4m3(float x) {
   if (std::isnan(x)) return {0x7f};

@@ -30,7 +30,12 @@ inline bf16 to_bf16(float x) {
 float to_float(f16 x);
 
 // s eeee mmm, bias 7; largest 448, smallest 2^-9.
-float to_float(e4m3 x);
+constexpr float to_float(e4m3 x) {
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x80) << 24, exponent = (x.bits >> 3) & 15, mantissa = x.bits & 7;
+  if ((x.bits & 0x7f) == 0x7f) return std::bit_cast<float>(sign | 0x7fc00000u);
+  if (exponent == 0) return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(static_cast<float>(mantissa) * 0x1p-9f));
+  return std::bit_cast<float>(sign | (exponent + 120) << 23 | mantissa << 20);
+}
 e4m3 to_e4m3(float x);  // NaN gives 0x7F; beyond 448 gives 448
 
 // s ee m: 0 0.5 1 1.5 2 3 4 6. Codes are 0..15, in the low four bits.

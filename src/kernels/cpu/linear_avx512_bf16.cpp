@@ -7,7 +7,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <memory>
 
@@ -36,7 +35,6 @@ uint16_t bf16_bits(float x) { return to_bf16(x).bits; }
 struct Tables {
   alignas(64) uint16_t e2m1[32];   // twice, so that the fifth index bit does not matter
   alignas(64) uint8_t e4m3_low[128], e4m3_high[128];
-  alignas(64) float e4m3[256];
 };
 
 const Tables kTables = [] {
@@ -47,7 +45,6 @@ const Tables kTables = [] {
     t.e4m3_low[i] = static_cast<uint8_t>(bits);
     t.e4m3_high[i] = static_cast<uint8_t>(bits >> 8);
   }
-  for (int i = 0; i < 256; ++i) t.e4m3[i] = to_float(e4m3{static_cast<uint8_t>(i)});
   return t;
 }();
 
