@@ -24,7 +24,7 @@ GenerationConfig parse_generation_config(std::string_view text, const ModelConfi
     config.top_p = number("top_p");
     config.min_p = number("min_p");
     config.repetition_penalty = number("repetition_penalty");
-    const int64_t top_k = fields.integer("top_k").value_or(0);
+    const int64_t top_k = fields.integer("top_k", -1).value_or(0);
     if (top_k > 0) config.top_k = static_cast<int32_t>(top_k);
   }
   if (suppress.empty()) {

@@ -14,7 +14,7 @@ struct GenerationConfig {
   std::vector<int32_t> eos_token_ids;   // union of this file's and config.json's, ascending
   std::vector<int32_t> suppress_tokens; // the file's; without any, the end-of-image and end-of-audio ids, whose rows in the head are inflated
   std::optional<float> temperature, top_p, min_p, repetition_penalty;
-  std::optional<int32_t> top_k;         // 0 in the file means off and gives nullopt
+  std::optional<int32_t> top_k;         // 0 and -1 in the file mean off and give nullopt
 };
 
 // `text` may be empty (no such file). Raises corrupt.

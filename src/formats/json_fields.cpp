@@ -36,7 +36,7 @@ std::optional<int64_t> JsonFields::integer(const char* key, int64_t low, int64_t
 std::optional<double> JsonFields::number(const char* key) const {
   const json* value = find(key);
   if (!value) return std::nullopt;
-  if (!value->is_number() || !std::isfinite(value->get<double>())) bad(key, "a finite number");
+  if (!value->is_number() || !(std::fabs(value->get<double>()) <= std::numeric_limits<float>::max())) bad(key, "a finite number");
   return value->get<double>();
 }
 

@@ -139,6 +139,11 @@ ModelConfig parse_model_config(std::string_view json_text, std::string_view sour
   config.rms_norm_eps = static_cast<float>(text.number("rms_norm_eps").value_or(1e-6));
   config.final_logit_softcapping = static_cast<float>(text.number("final_logit_softcapping").value_or(0.0));
   config.tie_word_embeddings = top.boolean("tie_word_embeddings").value_or(text.boolean("tie_word_embeddings").value_or(true));
+  if (text.raw().contains("use_bidirectional_attention")) {  // null is a value here: causal everywhere
+    const std::string scope = text.string("use_bidirectional_attention").value_or("");
+    if (!scope.empty() && scope != "vision") text.bad("use_bidirectional_attention", "\"vision\" or null");
+    config.image_blocks_see_themselves = scope == "vision";
+  }
   config.layers = read_layers(text);
   config.sliding_rope = read_rope(text, LayerKind::sliding);
   config.full_rope = read_rope(text, LayerKind::full);

@@ -54,6 +54,7 @@ struct ModelConfig {
   float rms_norm_eps = 1e-6f;
   float final_logit_softcapping = 0.0f;  // 0: none
   bool tie_word_embeddings = true;
+  bool image_blocks_see_themselves = true;  // use_bidirectional_attention "vision": soft tokens of one image attend both ways
   std::vector<LayerConfig> layers;
   RopeConfig sliding_rope, full_rope;
   std::optional<VisionConfig> vision;

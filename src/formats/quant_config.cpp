@@ -28,7 +28,8 @@ void read_group_size(const JsonFields& fields, const QuantConfig& config) {
   std::optional<int64_t> group = fields.integer("group_size");
   if (const auto groups = fields.object("config_groups"); !group && groups) {
     for (const auto& [name, value] : groups->raw().items()) {
-      const auto weights = groups->object(name.c_str())->object("weights");
+      if (!value.is_object()) continue;
+      const auto weights = JsonFields(value, config.source, "config_groups." + name).object("weights");
       if (weights && !group) group = weights->integer("group_size");
     }
   }
@@ -55,6 +56,8 @@ std::optional<QuantConfig> read(const JsonFields& top, const std::string& source
   const auto nested = top.object("quantization");
   const JsonFields& fields = nested && !top.has("quant_algo") ? *nested : top;
   const auto name = fields.string("quant_algo");
+  const auto method = top.string("quant_method");
+  if (!name && method) raise(ErrorCode::unsupported, "{}: quant_method {} without a quant_algo is not supported, only modelopt's NVFP4 and FP8_PB_WO", source, *method);
   if (!name) return std::nullopt;
   QuantConfig config{.algo = algo_of(*name, source), .algo_name = *name, .kv_cache_fp8 = says_fp8_kv(fields), .excluded = {}, .source = source};
   read_group_size(fields, config);

@@ -159,8 +159,10 @@ void TensorFiles::will_need() const {
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, Tensor>& tensors) {
   std::vector<const std::pair<const std::string, Tensor>*> order;
   for (const auto& item : tensors) order.push_back(&item);
-  std::stable_sort(order.begin(), order.end(),
-                   [](const auto* a, const auto* b) { return size_of(a->second.dtype) > size_of(b->second.dtype); });
+  std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
+    const int64_t size_a = size_of(a->second.dtype), size_b = size_of(b->second.dtype);
+    return size_a != size_b ? size_a > size_b : a->first < b->first;
+  });
   nlohmann::ordered_json header;
   header["__metadata__"] = {{"format", "pt"}};
   int64_t at = 0;

@@ -4,6 +4,7 @@
 // BF16, F16 or F32 alone: plain), so mixed folders load. Weights are views of the mapped files; only F16 and F32 ones are copied, to BF16.
 #pragma once
 
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -26,11 +27,17 @@ struct LayerWeights {
   std::optional<LinearWeight> v;  // absent where V is made from k_proj
 };
 
+struct FreeMemory {
+  void operator()(void* p) const noexcept { std::free(p); }
+};
+using HostMemory = std::unique_ptr<std::byte, FreeMemory>;  // uninitialized, from malloc's family
+
 // Owns the memory that the tensors look at.
 class ModelWeights {
  public:
   Tensor embed;                      // [vocab, hidden] bf16
   LinearWeight head;                 // [vocab, hidden]; the embedding itself when tied
+  bool head_is_tied = true;
   Tensor final_norm;                 // [hidden] bf16
   std::vector<LayerWeights> layers;
   std::map<std::string, Tensor> media;  // vision and audio embedders by canonical name, bf16; empty without them
@@ -42,15 +49,32 @@ class ModelWeights {
   // Raises corrupt: one error that names all tensors that are missing, unknown, misshapen or wrongly typed (the first 20, then a count).
   static ModelWeights load(const std::filesystem::path& folder, const ModelConfig& config, const QuantConfig& quant);
 
-  // Random weights of the right shapes and formats, from the config alone: the same for the same seed. For benchmarks and tests.
+  // As load, but hands the complaints out, one line each. With any complaint the weights are good only to look at.
+  static ModelWeights examine(const std::filesystem::path& folder, const ModelConfig& config, const QuantConfig& quant,
+                              std::vector<std::string>& problems);
+
+  // Random weights of the right shapes and formats, from the config alone: the same for the same seed on any number of threads. Scaled so
+  // that activations stay near 1 and logits are sane. For benchmarks and tests. Raises out_of_memory before it touches any.
   static ModelWeights dummy(const ModelConfig& config, const QuantConfig& quant, uint64_t seed);
+
+  // Shapes and formats without memory: what the config alone says about sizes. Every data pointer is null.
+  static ModelWeights outline(const ModelConfig& config, const QuantConfig& quant);
 
   int64_t parameter_count() const;
 
  private:
-  friend class WeightLoader;
-  friend class DummyWeights;
+  friend class CheckpointSource;
+  friend class DummySource;
   TensorFiles files_;
-  std::vector<std::unique_ptr<std::byte[]>> owned_;
+  std::vector<HostMemory> owned_;
 };
+
+// What a part of the model holds: a row of a size table.
+struct WeightGroup {
+  std::string name;    // "embedding", "attention", "MLP", "head", "norms", "vision", "audio"
+  std::string format;  // "BF16", "NVFP4", "FP8 128x128"
+  int64_t parameters = 0;
+  int64_t bytes = 0;   // with all scales
+};
+std::vector<WeightGroup> weight_groups(const ModelWeights& weights);
 }  // namespace nibble
