@@ -13,7 +13,7 @@ TEST(EditDistance, CountsSingleEdits) {
 
 TEST(NearestNames, NearestFirstAndNothingFarAway) {
   const std::vector<std::string> known{"--port", "--host", "--model-path"};
-  EXPECT_EQ(nearest_names("--prt", known), std::vector<std::string>{"--port"});
+  EXPECT_EQ(nearest_names("--prt", known), (std::vector<std::string>{"--port", "--host"}));
   EXPECT_TRUE(nearest_names("--speculative", known).empty());
 }
 }  // namespace

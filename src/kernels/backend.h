@@ -45,6 +45,10 @@ class Backend {
   virtual void attention(const AttentionArgs& args) = 0;
   virtual void gelu_gate(const GeluGateArgs& args) = 0;
   virtual void softcap(const Tensor& logits, float cap) = 0;
+  // out[i] = x[rows[i]]; x [n, hidden] f32, out [rows.size(), hidden] f32.
+  virtual void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& out) = 0;
+  // Copies between host and device memory; returns when the bytes are there.
+  virtual void download(const Tensor& from, void* to) = 0;
 };
 
 struct CpuBackendOptions {

@@ -1,4 +1,4 @@
-// Rows of the embedding table, scaled: out[t] = bf16(table[ids[t]] * scale), widened to f32.
+// Rows of the embedding table, scaled: out[t] = table[ids[t]] * scale, rounded to bf16 unless the engine runs in f32.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@ struct EmbedArgs {
   std::span<const int32_t> ids;  // each in [0, vocab)
   Tensor table;                  // [vocab, hidden] bf16
   float scale = 1.0f;            // itself a bf16 number
+  bool round_to_bf16 = true;
   Tensor out;                    // [rows, hidden] f32
 };
 

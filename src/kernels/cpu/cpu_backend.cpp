@@ -45,6 +45,11 @@ class CpuBackend final : public Backend {
   void attention(const AttentionArgs& args) override { cpu::attention(args, threads_); }
   void gelu_gate(const GeluGateArgs& args) override { cpu::gelu_gate(args, threads_); }
   void softcap(const Tensor& logits, float cap) override { cpu::softcap(logits, cap, threads_); }
+  void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& out) override {
+    const size_t bytes = static_cast<size_t>(x.cols()) * sizeof(float);
+    for (size_t i = 0; i < rows.size(); ++i) std::memcpy(out.as<float>() + static_cast<int64_t>(i) * x.cols(), x.as<float>() + rows[i] * x.cols(), bytes);
+  }
+  void download(const Tensor& from, void* to) override { std::memcpy(to, from.data, static_cast<size_t>(from.bytes())); }
 
  private:
   ThreadPool threads_;

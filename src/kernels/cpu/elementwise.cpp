@@ -13,7 +13,10 @@ void embed(const EmbedArgs& args) {
   for (size_t t = 0; t < args.ids.size(); ++t) {
     const bf16* row = args.table.as<bf16>() + args.ids[t] * hidden;
     float* out = args.out.as<float>() + static_cast<int64_t>(t) * hidden;
-    for (int64_t i = 0; i < hidden; ++i) out[i] = to_float(to_bf16(to_float(row[i]) * args.scale));
+    for (int64_t i = 0; i < hidden; ++i) {
+      const float x = to_float(row[i]) * args.scale;
+      out[i] = args.round_to_bf16 ? to_float(to_bf16(x)) : x;
+    }
   }
 }
 

@@ -1,0 +1,184 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "base/error.h"
+#include "base/number_formats.h"
+
+namespace nibble {
+namespace {
+// The first n rows of a scratch matrix, as a matrix of `cols` columns (scratch is as wide as the widest layer).
+Tensor view(const Tensor& scratch, int64_t rows, int64_t cols) { return {scratch.data, scratch.dtype, {rows, cols}}; }
+Tensor view(const Tensor& scratch, int64_t rows, int64_t heads, int64_t d) { return {scratch.data, scratch.dtype, {rows, heads, d}}; }
+}  // namespace
+
+int64_t page_bytes(const ModelConfig& config, LayerKind kind, DType kv_cache) {
+  int64_t values = 0;
+  for (const LayerConfig& layer : config.layers) {
+    if (layer.kind == kind) values += int64_t{2} * layer.num_kv_heads * layer.head_dim * kPageTokens;
+  }
+  return values * size_of(kv_cache);
+}
+
+Gemma4Model::Gemma4Model(const ModelConfig& config, const ModelWeights& weights, const ModelOptions& options, Backend& backend)
+    : config_(config), weights_(weights), options_(options), backend_(backend) {
+  NB_ASSERT(options.activations == DType::bf16 || options.activations == DType::f32, "activations are bf16 or f32");
+  geometry_ = {.page_tokens = kPageTokens,
+               .num_full_pages = options.num_full_pages,
+               .num_sliding_pages = options.num_sliding_pages,
+               .sliding_window = config.sliding_window,
+               .full_page_bytes = page_bytes(config, LayerKind::full, options.kv_cache),
+               .sliding_page_bytes = page_bytes(config, LayerKind::sliding, options.kv_cache)};
+  prepare_layers();
+  allocate_scratch();
+}
+
+void Gemma4Model::prepare_layers() {
+  const auto prepare = [&](const LinearWeight& weight) { return backend_.prepare_linear(weight, options_.activation_quant); };
+  for (int32_t i = 0; i < config_.num_layers(); ++i) {
+    const LayerWeights& w = weights_.layers[static_cast<size_t>(i)];
+    Layer layer{.weights = &w, .config = config_.layers[static_cast<size_t>(i)], .q = prepare(w.q), .k = prepare(w.k), .v = w.v ? prepare(*w.v) : nullptr,
+                .o = prepare(w.o), .gate = prepare(w.gate), .up = prepare(w.up), .down = prepare(w.down), .k_pages = {}, .v_pages = {}};
+    const int64_t pages = layer.config.kind == LayerKind::full ? options_.num_full_pages : options_.num_sliding_pages;
+    const int64_t heads = layer.config.num_kv_heads, d = layer.config.head_dim;
+    layer.k_pages = backend_.allocate(options_.kv_cache, {pages, heads, d, kPageTokens}, "KV cache (lower it with --max-total-tokens)");
+    layer.v_pages = backend_.allocate(options_.kv_cache, {pages, heads, kPageTokens, d}, "KV cache (lower it with --max-total-tokens)");
+    layers_.push_back(std::move(layer));
+  }
+  head_ = prepare(weights_.head);
+}
+
+void Gemma4Model::allocate_scratch() {
+  int64_t q_size = 0, kv_size = 0;
+  for (const LayerConfig& layer : config_.layers) {
+    q_size = std::max(q_size, int64_t{config_.num_attention_heads} * layer.head_dim);
+    kv_size = std::max(kv_size, int64_t{layer.num_kv_heads} * layer.head_dim);
+  }
+  const int64_t rows = options_.max_rows, hidden = config_.hidden_size, inner = config_.intermediate_size;
+  const auto make = [&](DType dtype, int64_t cols) { return backend_.allocate(dtype, {rows, cols}, "scratch (lower it with --chunked-prefill-size)"); };
+  x_ = make(DType::f32, hidden);
+  h_ = make(options_.activations, hidden);
+  q_ = make(DType::f32, q_size);
+  k_ = make(DType::f32, kv_size);
+  v_ = make(DType::f32, kv_size);
+  attended_ = make(options_.activations, q_size);
+  sublayer_ = make(DType::f32, hidden);
+  gate_ = make(DType::f32, inner);
+  up_ = make(DType::f32, inner);
+  gated_ = make(options_.activations, inner);
+  last_ = make(DType::f32, hidden);
+  last_normed_ = make(options_.activations, hidden);
+
+  for (const LayerKind kind : {LayerKind::sliding, LayerKind::full}) {
+    const auto layer = std::find_if(config_.layers.begin(), config_.layers.end(), [&](const LayerConfig& l) { return l.kind == kind; });
+    if (layer == config_.layers.end()) continue;
+    Rotary& rotary = kind == LayerKind::full ? full_rotary_ : sliding_rotary_;
+    const RopeConfig& rope = config_.rope(kind);
+    const auto pairs = static_cast<int64_t>(rope.rotary_fraction * layer->head_dim / 2);
+    for (int64_t p = 0; p < pairs; ++p) {
+      // The exponent's denominator is the whole head_dim, also when only some pairs rotate.
+      rotary.frequencies.push_back(static_cast<float>(std::pow(rope.theta, -2.0 * static_cast<double>(p) / layer->head_dim) / rope.factor));
+    }
+    rotary.cos = make(DType::f32, pairs);
+    rotary.sin = make(DType::f32, pairs);
+  }
+}
+
+RotaryTable Gemma4Model::fill_rotary(LayerKind kind, std::span<const SequenceSlice> sequences) {
+  Rotary& rotary = kind == LayerKind::full ? full_rotary_ : sliding_rotary_;
+  const auto pairs = static_cast<int64_t>(rotary.frequencies.size());
+  for (const SequenceSlice& slice : sequences) {
+    for (int64_t i = 0; i < slice.num_rows; ++i) {
+      const float position = static_cast<float>(slice.first_position + i);
+      for (int64_t p = 0; p < pairs; ++p) {
+        const float angle = position * rotary.frequencies[static_cast<size_t>(p)];
+        rotary.cos.as<float>()[(slice.first_row + i) * pairs + p] = std::cos(angle);
+        rotary.sin.as<float>()[(slice.first_row + i) * pairs + p] = std::sin(angle);
+      }
+    }
+  }
+  return {rotary.cos, rotary.sin};
+}
+
+void Gemma4Model::forward(const Step& step, float* logits) {
+  const auto rows = static_cast<int64_t>(step.ids.size());
+  NB_ASSERT(rows > 0 && rows <= options_.max_rows, "a step must have 1 to max_rows rows");
+  full_rows_.clear();
+  sliding_rows_.clear();
+  for (const SequenceSlice& s : step.sequences) {
+    full_rows_.push_back({s.first_row, s.num_rows, s.first_position, s.full_pages});
+    sliding_rows_.push_back({s.first_row, s.num_rows, s.first_position, s.sliding_pages});
+  }
+  const RotaryTable sliding = fill_rotary(LayerKind::sliding, step.sequences), full = fill_rotary(LayerKind::full, step.sequences);
+
+  const int64_t hidden = config_.hidden_size;
+  const float embed_scale = to_float(to_bf16(std::sqrt(static_cast<float>(hidden))));
+  backend_.embed({.ids = step.ids, .table = weights_.embed, .scale = embed_scale, .round_to_bf16 = options_.activations == DType::bf16,
+                  .out = view(x_, rows, hidden)});
+  backend_.rms_norm({.x = view(x_, rows, hidden), .weight = layers_[0].weights->input_norm, .out = view(h_, rows, hidden), .eps = config_.rms_norm_eps});
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const bool is_full = layers_[i].config.kind == LayerKind::full;
+    const Tensor* next_norm = i + 1 < layers_.size() ? &layers_[i + 1].weights->input_norm : nullptr;
+    run_layer(layers_[i], is_full ? full : sliding, is_full ? full_rows_ : sliding_rows_, rows, next_norm);
+  }
+
+  const auto wanted = static_cast<int64_t>(step.logit_rows.size());
+  if (wanted == 0) return;
+  backend_.gather_rows(view(x_, rows, hidden), step.logit_rows, view(last_, wanted, hidden));
+  backend_.rms_norm({.x = view(last_, wanted, hidden), .weight = weights_.final_norm, .out = view(last_normed_, wanted, hidden), .eps = config_.rms_norm_eps});
+  const Tensor out{logits, DType::f32, {wanted, config_.vocab_size}};
+  backend_.linear(*head_, view(last_normed_, wanted, hidden), out);
+  backend_.softcap(out, config_.final_logit_softcapping);
+}
+
+// On entry h_ holds rms(x, input_norm); on return the same for the next layer.
+void Gemma4Model::run_layer(Layer& layer, const RotaryTable& rotary, std::span<const PagedRows> sequences, int64_t rows, const Tensor* next_norm) {
+  const LayerWeights& w = *layer.weights;
+  const int64_t hidden = config_.hidden_size, inner = config_.intermediate_size;
+  const int64_t heads = config_.num_attention_heads, kv_heads = layer.config.num_kv_heads, d = layer.config.head_dim;
+  const Tensor h = view(h_, rows, hidden), x = view(x_, rows, hidden), sublayer = view(sublayer_, rows, hidden);
+
+  backend_.linear(*layer.q, h, view(q_, rows, heads * d));
+  backend_.linear(*layer.k, h, view(k_, rows, kv_heads * d));
+  if (layer.v) backend_.linear(*layer.v, h, view(v_, rows, kv_heads * d));
+  const Tensor q = view(q_, rows, heads, d), k = view(k_, rows, kv_heads, d), v = layer.v ? view(v_, rows, kv_heads, d) : k;
+  backend_.qkv_prepare({.q = q, .k = k, .v = v, .q_norm = w.q_norm, .k_norm = w.k_norm, .rotary = rotary, .k_pages = layer.k_pages,
+                        .v_pages = layer.v_pages, .sequences = sequences, .eps = config_.rms_norm_eps});
+  const int32_t window = layer.config.kind == LayerKind::sliding ? config_.sliding_window : 0;
+  backend_.attention({.q = q, .k_pages = layer.k_pages, .v_pages = layer.v_pages, .out = view(attended_, rows, heads * d), .sequences = sequences, .window = window});
+  backend_.linear(*layer.o, view(attended_, rows, heads * d), sublayer);
+  backend_.rms_norm_add({.x = sublayer, .weight = w.post_attention_norm, .residual = x, .scale = 1.0f, .next_weight = w.pre_feedforward_norm, .out = h,
+                         .eps = config_.rms_norm_eps});
+
+  backend_.linear(*layer.gate, h, view(gate_, rows, inner));
+  backend_.linear(*layer.up, h, view(up_, rows, inner));
+  backend_.gelu_gate({.gate = view(gate_, rows, inner), .up = view(up_, rows, inner), .out = view(gated_, rows, inner)});
+  backend_.linear(*layer.down, view(gated_, rows, inner), sublayer);
+  backend_.rms_norm_add({.x = sublayer, .weight = w.post_feedforward_norm, .residual = x, .scale = w.layer_scalar,
+                         .next_weight = next_norm ? *next_norm : Tensor{}, .out = h, .eps = config_.rms_norm_eps});
+}
+
+int64_t Gemma4Model::prepared_bytes() const {
+  int64_t bytes = head_->bytes;
+  for (const Layer& layer : layers_) {
+    for (const auto* linear : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+      if (*linear) bytes += (*linear)->bytes;
+    }
+  }
+  return bytes;
+}
+
+std::string Gemma4Model::kernels() const {
+  std::map<std::string, int> counts{{head_->kernel, 1}};
+  for (const Layer& layer : layers_) {
+    for (const auto* linear : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+      if (*linear) ++counts[(*linear)->kernel];
+    }
+  }
+  std::string text;
+  for (const auto& [kernel, count] : counts) text += fmt::format("{}{} x{}", text.empty() ? "" : ", ", kernel, count);
+  return text;
+}
+}  // namespace nibble

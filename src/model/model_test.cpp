@@ -1,0 +1,224 @@
+// The model against the reference implementation's logits (goldens), and against itself: any cut of a prompt gives the same bits.
+#include "model/model.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <numeric>
+
+#include "base/test_paths.h"
+#include "formats/generation_config.h"
+#include "formats/safetensors.h"
+
+namespace nibble {
+namespace {
+// A checkpoint with a model on it; sequence s uses the pages from s * kPagesPerSequence on.
+struct Loaded {
+  static constexpr int32_t kPagesPerSequence = 16;
+  std::filesystem::path folder;
+  ModelConfig config;
+  ModelWeights weights;
+  std::unique_ptr<Backend> backend = make_cpu_backend({.num_threads = 2});
+  std::unique_ptr<Gemma4Model> model;
+
+  Loaded(const std::string& name, ModelOptions options) : folder(test_data(name)) {
+    const std::string text = read_config_json(folder);
+    config = parse_model_config(text, name);
+    weights = ModelWeights::load(folder, config, parse_quant_config(text, "", name));
+    options.num_full_pages = options.num_sliding_pages = 4 * kPagesPerSequence;
+    model = std::make_unique<Gemma4Model>(config, weights, options, *backend);
+  }
+
+  struct Rows {
+    std::vector<int32_t> ids;
+    int32_t first_position = 0;
+    int32_t sequence = 0;
+  };
+
+  // One step; logits of every row.
+  std::vector<float> step(const std::vector<Rows>& parts) {
+    std::vector<int32_t> ids, logit_rows;
+    std::vector<std::vector<int32_t>> pages;
+    std::vector<SequenceSlice> slices;
+    for (const Rows& part : parts) {
+      std::vector<int32_t>& table = pages.emplace_back(kPagesPerSequence);
+      // Not in order, so that a wrong look-up shows.
+      for (int32_t i = 0; i < kPagesPerSequence; ++i) table[static_cast<size_t>(i)] = part.sequence * kPagesPerSequence + (i * 5 + 3) % kPagesPerSequence;
+      slices.push_back({static_cast<int32_t>(ids.size()), static_cast<int32_t>(part.ids.size()), part.first_position, {}, {}});
+      ids.insert(ids.end(), part.ids.begin(), part.ids.end());
+    }
+    for (size_t i = 0; i < slices.size(); ++i) slices[i].full_pages = slices[i].sliding_pages = pages[i];
+    logit_rows.resize(ids.size());
+    std::iota(logit_rows.begin(), logit_rows.end(), 0);
+    std::vector<float> logits(ids.size() * static_cast<size_t>(config.vocab_size));
+    model->forward({ids, slices, logit_rows}, logits.data());
+    return logits;
+  }
+
+  // A whole prompt in chunks of at most `chunk`.
+  std::vector<float> run(const std::vector<int32_t>& ids, size_t chunk) {
+    std::vector<float> logits;
+    for (size_t at = 0; at < ids.size(); at += chunk) {
+      const size_t end = std::min(ids.size(), at + chunk);
+      const auto part = step({{{ids.begin() + static_cast<int64_t>(at), ids.begin() + static_cast<int64_t>(end)}, static_cast<int32_t>(at), 0}});
+      logits.insert(logits.end(), part.begin(), part.end());
+    }
+    return logits;
+  }
+};
+
+struct Golden {
+  TensorFiles files;
+  explicit Golden(const std::filesystem::path& path) : files(TensorFiles::open(path)) {}
+  std::vector<int32_t> ids(const std::string& name) const {
+    const Tensor& t = files.find(name)->tensor;
+    std::vector<int32_t> out(static_cast<size_t>(t.count()));
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (t.dtype == DType::i64) {
+        int64_t v;
+        std::memcpy(&v, t.as<std::byte>() + i * 8, 8);
+        out[i] = static_cast<int32_t>(v);
+      } else {
+        std::memcpy(&out[i], t.as<std::byte>() + i * 4, 4);
+      }
+    }
+    return out;
+  }
+  std::vector<float> floats(const std::string& name) const {
+    const Tensor& t = files.find(name)->tensor;
+    std::vector<float> out(static_cast<size_t>(t.count()));
+    std::memcpy(out.data(), t.data, out.size() * 4);
+    return out;
+  }
+};
+
+float max_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  float worst = 0.0f;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) worst = std::max(worst, std::fabs(a[i] - b[i]));
+  return worst;
+}
+
+const ModelOptions kFloat32{.activations = DType::f32, .kv_cache = DType::f32};
+constexpr float kTolerance = 1e-3f;  // goldens/model: two orders of summation differ by up to 5e-5
+
+struct GoldenCase {
+  std::string checkpoint, name;
+};
+class TextGoldens : public testing::TestWithParam<GoldenCase> {};
+
+TEST_P(TextGoldens, Float32LogitsAreTheReferences) {
+  Loaded loaded(GetParam().checkpoint, kFloat32);
+  const Golden golden(loaded.folder / "goldens" / (GetParam().name + ".safetensors"));
+  EXPECT_LT(max_difference(loaded.run(golden.ids("input_ids"), 512), golden.floats("logits_fp32")), kTolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiny, TextGoldens,
+                         testing::Values(GoldenCase{"model/tiny", "text_1"}, GoldenCase{"model/tiny", "text_5"}, GoldenCase{"model/tiny", "text_200"},
+                                         GoldenCase{"model/tiny", "decode"}));
+INSTANTIATE_TEST_SUITE_P(RealHeadSizes, TextGoldens,
+                         testing::Values(GoldenCase{"model/tiny-realdims", "text_1"}, GoldenCase{"model/tiny-realdims", "text_5"},
+                                         GoldenCase{"model/tiny-realdims", "text_130"}, GoldenCase{"model/tiny-realdims", "decode"}));
+
+class Checkpoints : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(All, Checkpoints, testing::Values("model/tiny", "model/tiny-realdims"));
+
+TEST_P(Checkpoints, GreedyContinuationsInFloat32AreTheReferences) {
+  Loaded loaded(GetParam(), kFloat32);
+  const Golden golden(loaded.folder / "goldens/greedy.safetensors");
+  const GenerationConfig generation = read_generation_config(loaded.folder, loaded.config);
+  const std::vector<int32_t> want = golden.ids("ids_fp32");
+  std::vector<int32_t> input = golden.ids("prompt_ids"), got;
+  int32_t position = 0;
+  while (got.size() < want.size()) {
+    std::vector<float> logits = loaded.step({{input, position, 0}});
+    position += static_cast<int32_t>(input.size());
+    const auto last = logits.end() - loaded.config.vocab_size;
+    for (const int32_t id : generation.suppress_tokens) last[id] = -INFINITY;
+    got.push_back(static_cast<int32_t>(std::max_element(last, logits.end()) - last));
+    input = {got.back()};
+  }
+  EXPECT_EQ(got, want);
+}
+
+TEST(RaggedBatch, SequencesOfOneStepGiveTheReferencesLogits) {
+  Loaded loaded("model/tiny", kFloat32);
+  const Golden golden(loaded.folder / "goldens/ragged.safetensors");
+  const std::vector<int32_t> lengths = golden.ids("lengths"), ids = golden.ids("input_ids");
+  std::vector<Loaded::Rows> parts;
+  int64_t at = 0;
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    parts.push_back({{ids.begin() + at, ids.begin() + at + lengths[s]}, 0, static_cast<int32_t>(s)});
+    at += lengths[s];
+  }
+  EXPECT_LT(max_difference(loaded.step(parts), golden.floats("logits_fp32")), kTolerance);
+}
+
+TEST_P(Checkpoints, StepByStepAndAnyChunksGiveTheBitsOfOnePrefill) {
+  for (const DType cache : {DType::bf16, DType::e4m3}) {
+    Loaded loaded(GetParam(), {.activations = DType::bf16, .kv_cache = cache});
+    const std::vector<int32_t> ids = Golden(loaded.folder / "goldens/decode.safetensors").ids("input_ids");
+    const std::vector<float> whole = loaded.run(ids, 512);
+    for (const size_t chunk : {1, 7, 16, 33}) {
+      const std::vector<float> cut = loaded.run(ids, chunk);
+      EXPECT_EQ(std::memcmp(cut.data(), whole.data(), whole.size() * 4), 0) << "chunks of " << chunk;
+    }
+  }
+}
+
+// goldens/model/README: mean KL and rms at most twice, highest KL three times what the reference's own bf16 run shows; the top token may differ only where
+// the float32 margin is below four times that rms.
+TEST(Bf16Engine, StaysAsCloseToFloat32AsTheReferencesOwnBf16Run) {
+  struct Limits {
+    std::string checkpoint, name;
+    double rms, kl_max, kl_mean;
+  };
+  for (const Limits& limits : {Limits{"model/tiny", "text_200", 0.141391, 0.07445, 0.007992}, Limits{"model/tiny", "decode", 0.097853, 0.01715, 0.00379}}) {
+    Loaded loaded(limits.checkpoint, {.activations = DType::bf16, .kv_cache = DType::bf16});
+    const Golden golden(loaded.folder / "goldens" / (limits.name + ".safetensors"));
+    const std::vector<float> want = golden.floats("logits_fp32"), got = loaded.run(golden.ids("input_ids"), 512);
+    const auto vocab = static_cast<size_t>(loaded.config.vocab_size);
+    double kl_sum = 0, kl_max = 0, square = 0;
+    for (size_t at = 0; at < want.size(); at += vocab) {
+      double want_sum = 0, got_sum = 0, kl = 0;
+      for (size_t i = 0; i < vocab; ++i) want_sum += std::exp(double{want[at + i]}), got_sum += std::exp(double{got[at + i]});
+      for (size_t i = 0; i < vocab; ++i) {
+        const double p = std::exp(double{want[at + i]}) / want_sum;
+        kl += p * (double{want[at + i]} - double{got[at + i]} - std::log(want_sum / got_sum));
+        square += (want[at + i] - got[at + i]) * (want[at + i] - got[at + i]);
+      }
+      kl_sum += kl;
+      kl_max = std::max(kl_max, kl);
+      const auto begin = want.begin() + static_cast<int64_t>(at), end = begin + static_cast<int64_t>(vocab);
+      const auto best = std::max_element(begin, end) - begin;
+      const auto chosen = std::max_element(got.begin() + static_cast<int64_t>(at), got.begin() + static_cast<int64_t>(at + vocab)) - got.begin() - static_cast<int64_t>(at);
+      EXPECT_TRUE(chosen == best || begin[best] - begin[chosen] < 4 * limits.rms) << limits.name;
+    }
+    const double positions = static_cast<double>(want.size() / vocab);
+    EXPECT_LT(kl_sum / positions, 2 * limits.kl_mean) << limits.name;
+    EXPECT_LT(kl_max, 3 * limits.kl_max) << limits.name;
+    EXPECT_LT(std::sqrt(square / static_cast<double>(want.size())), 2 * limits.rms) << limits.name;
+  }
+}
+
+struct QuantCase {
+  std::string checkpoint, goldens, weights;
+};
+class QuantizedGoldens : public testing::TestWithParam<QuantCase> {};
+
+TEST_P(QuantizedGoldens, WeightOnlyLogitsAreTheReferences) {
+  Loaded loaded(GetParam().checkpoint, kFloat32);
+  const Golden golden(test_data(GetParam().goldens));
+  EXPECT_LT(max_difference(loaded.run(golden.ids("test_ids"), 512), golden.floats("logits_" + GetParam().weights + "_weights")), kTolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, QuantizedGoldens,
+                         testing::Values(QuantCase{"quant/seed0/base", "quant/seed0/goldens.safetensors", "bf16"},
+                                         QuantCase{"quant/seed0/nvfp4_mse", "quant/seed0/goldens.safetensors", "nvfp4_mse"},
+                                         QuantCase{"quant/seed1/fp8_max", "quant/seed1/goldens.safetensors", "fp8_max"},
+                                         QuantCase{"quant/seed2/nvfp4_mse", "quant/seed2/goldens.safetensors", "nvfp4_mse"}));
+}  // namespace
+}  // namespace nibble
