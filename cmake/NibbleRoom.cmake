@@ -50,6 +50,8 @@ function(nibble_room name)
   if(NIBBLE_BUILD_TESTS AND tests)
     add_executable(nibble_${name}_test ${tests})
     target_link_libraries(nibble_${name}_test PRIVATE nibble_${name} GTest::gtest GTest::gtest_main)
+    # GoogleTest's macros hold an if of their own, so that `if (x) EXPECT_...` would warn.
+    target_compile_options(nibble_${name}_test PRIVATE -Wno-dangling-else)
     target_compile_definitions(nibble_${name}_test PRIVATE NIBBLE_REPO_DIR="${CMAKE_SOURCE_DIR}" NIBBLE_BUILD_DIR="${CMAKE_BINARY_DIR}")
     gtest_discover_tests(nibble_${name}_test DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
   endif()

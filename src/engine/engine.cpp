@@ -1,0 +1,352 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <limits>
+#include <mutex>
+#include <thread>
+#include <unordered_set>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "engine/scheduler.h"
+
+namespace nibble {
+namespace {
+SchedulerOptions scheduler_options(const ForwardModel& model, const EngineOptions& options) {
+  return {.max_running = options.max_running_requests, .prefill_tokens = options.chunked_prefill_tokens, .max_rows = model.max_rows(),
+          .prefix_cache = options.prefix_cache, .policy = options.schedule_policy};
+}
+
+double share(int32_t used, int32_t total) { return total > 0 ? static_cast<double>(used) / total : 0.0; }
+}  // namespace
+
+struct Engine::Impl {
+  ForwardModel& model;
+  EngineOptions options;
+  Scheduler scheduler;
+  Sampler sampler;
+  std::vector<float> logits;
+
+  // What other threads hand over, under `mutex`.
+  struct Cancel {
+    std::string id;  // empty: all
+    bool silent;
+  };
+  mutable std::mutex mutex;
+  std::condition_variable wake, idle;
+  std::vector<std::unique_ptr<Request>> arrivals;
+  std::vector<Cancel> cancels;
+  std::unordered_set<std::string> live;  // ids of requests not yet finished
+  int32_t num_queued = 0;                // requests that wait, arrivals included
+  bool stopping = false, refusing = false, busy = false, flush_wanted = false, flush_done = false;
+  EngineStats published;
+
+  // The engine thread's own.
+  EngineStats counts;
+  double log_since = monotonic_seconds();
+  int64_t log_tokens = 0, log_steps = 0;
+  std::thread thread;
+
+  Impl(ForwardModel& m, EngineOptions o) : model(m), options(std::move(o)), scheduler(m.kv_geometry(), scheduler_options(m, options)) {
+    publish();
+    thread = std::thread([this] { loop(); });
+  }
+
+  ~Impl() {
+    {
+      const std::lock_guard lock(mutex);
+      stopping = refusing = true;
+    }
+    wake.notify_all();
+    thread.join();
+  }
+
+  void loop() {
+    while (true) {
+      std::vector<std::unique_ptr<Request>> new_requests;
+      std::vector<Cancel> new_cancels;
+      bool flush = false;
+      {
+        std::unique_lock lock(mutex);
+        const bool has_work = scheduler.num_running() + scheduler.num_waiting() > 0;
+        busy = has_work || !arrivals.empty();
+        if (!busy) {
+          published.last_progress_seconds = monotonic_seconds();
+          idle.notify_all();
+          wake.wait_for(lock, std::chrono::seconds(5), [&] { return stopping || !arrivals.empty() || !cancels.empty() || flush_wanted; });
+        }
+        if (stopping) cancels.push_back({"", false});
+        new_requests.swap(arrivals);
+        new_cancels.swap(cancels);
+        flush = flush_wanted;
+      }
+      for (auto& request : new_requests) {
+        auto state = std::make_shared<RequestState>();
+        state->request = std::move(request);
+        ++counts.requests;
+        counts.prompt_tokens += static_cast<int64_t>(state->request->prompt.size());
+        scheduler.add(std::move(state));
+      }
+      for (const Cancel& cancel : new_cancels) apply(cancel);
+      if (flush) {
+        const bool done = scheduler.flush_cache();
+        const std::lock_guard lock(mutex);
+        flush_done = done;
+        flush_wanted = false;
+        idle.notify_all();
+      }
+      {
+        const std::lock_guard lock(mutex);
+        if (stopping) {
+          busy = false;
+          idle.notify_all();
+          return;
+        }
+      }
+      step();
+      publish();
+    }
+  }
+
+  void apply(const Cancel& cancel) {
+    for (Sequence* sequence : scheduler.find(cancel.id)) {
+      sequence->state->silent |= cancel.silent;
+      // Choices that have not been forked yet end with the first.
+      if (!sequence->forked && sequence->choice == 0) sequence->state->unfinished_choices = 1;
+      ++counts.aborted;
+      end(*sequence, {.choice = sequence->choice, .id = -1, .logprob = 0, .top = {}, .finish = FinishReason::abort,
+                      .error = Error(ErrorCode::cancelled, "the request was cancelled"), .cached_tokens = sequence->cached_tokens},
+          /*keep_prefix=*/true);
+    }
+  }
+
+  void emit(Sequence& sequence, TokenEvent&& event) {
+    if (!sequence.state->silent && sequence.request().on_token) sequence.request().on_token(std::move(event));
+  }
+
+  // The choice's last event; then it is gone.
+  void end(Sequence& sequence, TokenEvent&& event, bool keep_prefix) {
+    const std::shared_ptr<RequestState> state = sequence.state;
+    const bool last = --state->unfinished_choices == 0;
+    if (last) {  // before the event, so that whoever hears it may use the id again
+      const std::lock_guard lock(mutex);
+      live.erase(state->request->id);
+    }
+    emit(sequence, std::move(event));
+    scheduler.remove(sequence, keep_prefix);
+  }
+
+  void step() {
+    const std::vector<PlannedRows> plan = scheduler.plan();
+    if (plan.empty()) {
+      refuse_what_cannot_run();
+      return;
+    }
+    std::vector<int32_t> ids, logit_rows;
+    std::vector<SequenceSlice> slices;
+    for (const PlannedRows& p : plan) {
+      const Sequence& s = *p.sequence;
+      slices.push_back({static_cast<int32_t>(ids.size()), p.num_rows, s.computed, s.full_pages, s.sliding_pages});
+      for (int32_t i = 0; i < p.num_rows; ++i) {
+        const int32_t position = s.computed + i;
+        const bool is_last = position + 1 == static_cast<int32_t>(s.tokens.size());
+        if (is_last || wants_score(s, position)) logit_rows.push_back(static_cast<int32_t>(ids.size()));
+        ids.push_back(s.tokens[static_cast<size_t>(position)]);
+      }
+    }
+    const auto vocab = static_cast<size_t>(model.vocab_size());
+    if (logits.size() < logit_rows.size() * vocab) logits.resize(logit_rows.size() * vocab);
+    try {
+      model.forward({ids, slices, logit_rows}, logits.data());
+    } catch (const std::exception& error) {
+      log_error("a forward step failed: {}", error.what());
+      for (const PlannedRows& p : plan) end_with_error(*p.sequence, Error(ErrorCode::internal, "the model failed to compute this step"));
+      return;
+    }
+    ++counts.steps;
+    log_plan(plan);
+    size_t row = 0;
+    for (const PlannedRows& p : plan) {
+      Sequence& s = *p.sequence;
+      std::span<float> last;
+      for (int32_t i = 0; i < p.num_rows; ++i) {
+        const int32_t position = s.computed + i;
+        const bool is_last = position + 1 == static_cast<int32_t>(s.tokens.size());
+        if (!is_last && !wants_score(s, position)) continue;
+        const std::span<float> here = std::span(logits).subspan(row++ * vocab, vocab);
+        if (wants_score(s, position)) score_prompt(s, position, here);
+        if (is_last) last = here;
+      }
+      scheduler.advance(s, p.num_rows);
+      if (!last.empty()) choose(s, last);
+    }
+  }
+
+  // Nothing could be planned though something waits: only a prompt that does not fit the pools.
+  void refuse_what_cannot_run() {
+    if (scheduler.num_running() > 0) return;
+    for (Sequence* s : scheduler.all()) {
+      end_with_error(*s, Error(ErrorCode::out_of_memory, "the prompt does not fit the KV cache; start the server with a larger --max-total-tokens"));
+      return;
+    }
+  }
+
+  void end_with_error(Sequence& s, Error error) {
+    if (!s.forked && s.choice == 0) s.state->unfinished_choices = 1;
+    end(s, {.choice = s.choice, .id = -1, .logprob = 0, .top = {}, .finish = FinishReason::abort, .error = std::move(error), .cached_tokens = s.cached_tokens},
+        /*keep_prefix=*/false);
+  }
+
+  // The logits at `position` give the logprob of the prompt's next token.
+  static bool wants_score(const Sequence& s, int32_t position) {
+    return s.request().prompt_logprobs && s.choice == 0 && position + 1 < s.num_prompt() && position >= s.prompt_scored;
+  }
+
+  void score_prompt(Sequence& s, int32_t position, std::span<const float> row) {
+    Sampled scored = sampler.score(row, s.tokens[static_cast<size_t>(position) + 1], std::max(0, s.request().top_logprobs));
+    s.prompt_scores.push_back({.choice = 0, .id = scored.id, .logprob = scored.logprob, .top = std::move(scored.top), .finish = FinishReason::none, .error = {}, .cached_tokens = 0});
+    s.prompt_scored = position + 1;
+    if (s.prompt_scored + 1 == s.num_prompt() && !s.state->silent && s.request().on_prompt_logprobs) s.request().on_prompt_logprobs(std::move(s.prompt_scores));
+  }
+
+  void choose(Sequence& s, std::span<float> row) {
+    const Request& r = s.request();
+    const bool too_early = s.num_output() < r.min_tokens;
+    edit_logits(row, {.params = &r.sampling, .output = &s.output, .masked = too_early ? std::span<const int32_t>(r.stop_ids) : std::span<const int32_t>(),
+                      .suppressed = options.suppress_tokens, .allowed = nullptr});
+    std::optional<Sampled> sampled = sampler.sample(row, r.sampling, s.choice, s.num_output(), r.top_logprobs);
+    if (!sampled) {
+      end_with_error(s, Error(ErrorCode::internal, "the model gave no possible next token"));
+      return;
+    }
+    if (s.num_output() == 0 && s.choice == 0) counts.cached_tokens += s.cached_tokens;
+    ++counts.generated_tokens;
+    ++log_tokens;
+    s.tokens.push_back(sampled->id);
+    ++s.output[sampled->id];
+    const bool stop = !r.ignore_eos && std::find(r.stop_ids.begin(), r.stop_ids.end(), sampled->id) != r.stop_ids.end();
+    const bool full = s.num_output() >= r.max_tokens || static_cast<int32_t>(s.tokens.size()) >= scheduler.max_sequence_tokens();
+    TokenEvent event{.choice = s.choice, .id = sampled->id, .logprob = sampled->logprob, .top = std::move(sampled->top),
+                     .finish = stop ? FinishReason::stop_token : full ? FinishReason::length : FinishReason::none, .error = {}, .cached_tokens = s.cached_tokens};
+    if (event.finish == FinishReason::none) {
+      emit(s, std::move(event));
+    } else {
+      end(s, std::move(event), /*keep_prefix=*/true);
+    }
+  }
+
+  void fill_usage(EngineStats& stats) const {
+    stats.running = scheduler.num_running();
+    stats.queued = scheduler.num_waiting();
+    stats.retracted = scheduler.num_retracted();
+    stats.full_pages_total = scheduler.full_pool().total();
+    stats.sliding_pages_total = scheduler.sliding_pool().total();
+    stats.full_pages_used = stats.full_pages_total - scheduler.full_pool().num_free();
+    stats.sliding_pages_used = stats.sliding_pages_total - scheduler.sliding_pool().num_free();
+    stats.full_pages_cached = scheduler.cache().num_full_pages();
+    stats.sliding_pages_cached = scheduler.cache().num_sliding_pages();
+  }
+
+  void publish() {
+    fill_usage(counts);
+    counts.last_progress_seconds = monotonic_seconds();
+    const std::lock_guard lock(mutex);
+    num_queued = scheduler.num_waiting();
+    published = counts;
+  }
+
+  void log_plan(const std::vector<PlannedRows>& plan) {
+    fill_usage(counts);
+    int32_t sequences = 0, tokens = 0, cached = 0;
+    for (const PlannedRows& p : plan) {
+      if (p.sequence->remaining() == 1 && p.num_rows == 1 && p.sequence->num_output() > 0) continue;
+      ++sequences;
+      tokens += p.num_rows;
+      if (p.sequence->computed == p.sequence->cached_tokens) cached += p.sequence->cached_tokens;
+    }
+    const double now = monotonic_seconds();
+    const double full_usage = share(counts.full_pages_used, counts.full_pages_total), sliding_usage = share(counts.sliding_pages_used, counts.sliding_pages_total);
+    if (sequences > 0) {
+      log_info("Prefill batch, #new-seq: {}, #new-token: {}, #cached-token: {}, full token usage: {:.2f}, swa token usage: {:.2f}, #running-req: {}, #queue-req: {}, "
+               "cuda graph: False, input throughput (token/s): {:.2f}",
+               sequences, tokens, cached, full_usage, sliding_usage, counts.running, counts.queued, tokens / std::max(1e-6, now - counts.last_progress_seconds));
+    }
+    if (options.decode_log_interval > 0 && ++log_steps >= options.decode_log_interval) {
+      counts.generation_throughput = static_cast<double>(log_tokens) / std::max(1e-6, now - log_since);
+      const int32_t page_tokens = model.kv_geometry().page_tokens;
+      log_info("Decode batch, #running-req: {}, #full token: {}, full token usage: {:.2f}, #swa token: {}, swa token usage: {:.2f}, cuda graph: False, "
+               "gen throughput (token/s): {:.2f}, #queue-req: {}",
+               counts.running, counts.full_pages_used * page_tokens, full_usage, counts.sliding_pages_used * page_tokens, sliding_usage, counts.generation_throughput, counts.queued);
+      log_steps = 0;
+      log_tokens = 0;
+      log_since = now;
+    }
+  }
+};
+
+Engine::Engine(ForwardModel& model, EngineOptions options) : impl_(std::make_unique<Impl>(model, std::move(options))) {}
+Engine::~Engine() = default;
+
+Result<void> Engine::submit(std::unique_ptr<Request> request) {
+  NB_ASSERT(!request->prompt.empty() && request->max_tokens > 0 && request->num_choices > 0, "a request wants a prompt, max_tokens and num_choices");
+  const int32_t most = impl_->scheduler.max_sequence_tokens();
+  if (static_cast<int64_t>(request->prompt.size()) + 1 > most) {
+    return fail(ErrorCode::invalid_argument, "the prompt has {} tokens, the KV cache holds sequences of at most {}; start the server with a larger --max-total-tokens",
+                request->prompt.size(), most);
+  }
+  {
+    const std::lock_guard lock(impl_->mutex);
+    if (impl_->refusing) return fail(ErrorCode::unavailable, "the server is shutting down");
+    if (impl_->num_queued >= impl_->options.max_queued_requests) {
+      return fail(ErrorCode::unavailable, "the queue is full ({} requests wait); try again later", impl_->num_queued);
+    }
+    if (!impl_->live.insert(request->id).second) return fail_param("rid", ErrorCode::invalid_argument, "request id {} is in use", request->id);
+    ++impl_->num_queued;
+    impl_->arrivals.push_back(std::move(request));
+  }
+  impl_->wake.notify_one();
+  return {};
+}
+
+void Engine::cancel(std::string_view request_id, bool silent) {
+  if (request_id.empty()) return;
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->cancels.push_back({std::string(request_id), silent});
+  }
+  impl_->wake.notify_one();
+}
+
+void Engine::cancel_all() {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->cancels.push_back({"", false});
+  }
+  impl_->wake.notify_one();
+}
+
+bool Engine::flush_cache() {
+  std::unique_lock lock(impl_->mutex);
+  if (impl_->busy) return false;
+  impl_->flush_wanted = true;
+  impl_->flush_done = false;
+  impl_->wake.notify_one();
+  const bool answered = impl_->idle.wait_for(lock, std::chrono::seconds(10), [&] { return !impl_->flush_wanted; });
+  return answered && impl_->flush_done;
+}
+
+bool Engine::drain(double timeout_seconds) {
+  std::unique_lock lock(impl_->mutex);
+  impl_->refusing = true;
+  return impl_->idle.wait_for(lock, std::chrono::duration<double>(timeout_seconds), [&] { return !impl_->busy && impl_->arrivals.empty(); });
+}
+
+EngineStats Engine::stats() const {
+  const std::lock_guard lock(impl_->mutex);
+  EngineStats stats = impl_->published;
+  stats.queued = std::max(stats.queued, impl_->num_queued);
+  return stats;
+}
+}  // namespace nibble
