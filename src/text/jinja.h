@@ -1,0 +1,42 @@
+// Jinja templates, the part of the language that chat templates use, with the semantics of jinja2 in its sandbox (trim_blocks, lstrip_blocks, no autoescape).
+//
+// Every byte of the output carries its origin: trusted bytes were written by the template itself, the others came from data (messages, tools, arguments). The
+// origin is kept through concatenation, filters and slices, so that text which merely spells a control token can never become one.
+//
+// A template is parsed once and may be rendered from many threads.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "text/tokenizer.h"
+
+namespace nibble {
+struct MarkedText {
+  std::string text;
+  std::vector<TextSpan> trusted;  // ascending, disjoint, maximal
+};
+
+class JinjaTemplate {
+ public:
+  // invalid_argument with the line on a syntax error.
+  static Result<JinjaTemplate> parse(std::string_view source);
+
+  JinjaTemplate(JinjaTemplate&&) noexcept;
+  JinjaTemplate& operator=(JinjaTemplate&&) noexcept;
+  ~JinjaTemplate();
+
+  // `variables`: an object; strings in it are data, those in `trusted_variables` count as the template's own.
+  // Errors: whatever raises in the template (raise_exception, undefined access, types), and the limits: 10,000,000 steps, 64 MiB, calls 200 deep.
+  Result<MarkedText> render(const nlohmann::ordered_json& variables, const nlohmann::ordered_json& trusted_variables) const;
+
+ private:
+  struct Impl;
+  explicit JinjaTemplate(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+}  // namespace nibble
