@@ -1,0 +1,49 @@
+// The routes: OpenAI's chat and completions, the native ones, health, metrics and administration. Maps HTTP exchanges to engine requests and back.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "server/generation_fields.h"
+#include "server/http.h"
+#include "text/chat_template.h"
+#include "text/output_parser.h"
+#include "text/tokenizer.h"
+
+namespace nibble {
+struct ApiOptions {
+  std::vector<std::string> served_names;  // the first is shown first
+  std::string model_path, tokenizer_path, model_type, architecture, version;
+  std::string api_key, admin_api_key;
+  bool loopback_only_admin = true;        // without keys, management routes answer loopback clients only
+  bool strict_model_name = false;
+  int32_t context_length = 0;
+  int32_t bos_token_id = 2;
+  std::vector<int32_t> stop_ids;          // end tokens
+  SamplingDefaults chat_defaults;         // of chat; the other routes start from 1 / 1 / off
+  bool reasoning_parser = true, tool_parser = true;
+  bool trust_special_tokens_in_text = false;
+  std::string default_template_kwargs;    // JSON object, "" for none
+  std::string server_info;                // JSON object with every resolved flag, secrets starred
+  uint64_t random_seed = 0;               // base of the seeds of requests without one
+};
+
+class Api {
+ public:
+  // All must outlive the Api. `chat_template` may be null: chat is then refused with the reason.
+  Api(ApiOptions options, Engine& engine, const Tokenizer& tokenizer, const ChatTemplate* chat_template);
+  ~Api();
+
+  void handle(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void set_ready(bool ready);
+
+  struct Impl;
+
+ private:
+  std::shared_ptr<Impl> impl_;
+};
+}  // namespace nibble

@@ -1,0 +1,54 @@
+// Shared by the route files of this room.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <random>
+
+#include "engine/reply.h"
+#include "server/api.h"
+#include "server/metrics.h"
+
+namespace nibble {
+using ExchangePtr = std::shared_ptr<Exchange>;
+
+struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
+  ApiOptions options;
+  Engine& engine;
+  const Tokenizer& tokenizer;
+  const ChatTemplate* chat_template;
+  OutputMarkers markers;
+  Metrics metrics;
+  std::atomic<bool> ready{false};
+  double started;
+  std::atomic<uint64_t> next_seed{0};
+
+  Impl(ApiOptions o, Engine& e, const Tokenizer& t, const ChatTemplate* c);
+
+  void route(const HttpRequest& request, const ExchangePtr& exchange);
+  bool authorized(const HttpRequest& request, bool management) const;
+
+  void chat(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);           // api_chat.cpp
+  void completions(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);    // api_completions.cpp
+  void generate(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);       // api_generate.cpp
+  HttpResponse tokenize(const Json& body) const;                                               // api_text.cpp
+  HttpResponse detokenize(const Json& body) const;
+  HttpResponse parse_function_call(const Json& body) const;
+  HttpResponse separate_reasoning(const Json& body) const;
+
+  // The prompt of a chat request, with its spans of trusted text.
+  struct ChatPrompt {
+    std::vector<int32_t> ids;
+    bool opens_thinking = false;
+  };
+  ChatPrompt chat_prompt(const Json& body) const;
+  std::vector<int32_t> raw_prompt(const std::string& text, bool add_bos = true) const;
+
+  // An engine request with everything but its sink; throws Error for what does not fit the context.
+  std::unique_ptr<Request> engine_request(std::vector<int32_t> prompt, const GenerationFields& fields, const std::string& id, std::optional<int32_t> default_max_tokens);
+  std::string shown_model(const std::string& asked) const;
+  Json token_logprob(int32_t id, float logprob) const;  // {"token", "bytes", "logprob"}
+};
+
+std::string_view finish_text(FinishReason reason);  // "stop", "length", "abort"
+}  // namespace nibble

@@ -1,0 +1,308 @@
+#include "server/http_server.h"
+
+#include <boost/asio.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "server/http_text.h"
+
+namespace nibble {
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = beast::http;
+using asio::ip::tcp;
+
+namespace {
+constexpr size_t kMaxHeaderBytes = 64 << 10;
+constexpr size_t kMaxUnsentBytes = 1 << 20;  // a reader slower than this is cut off
+constexpr auto kSlowReader = std::chrono::seconds(60);
+constexpr auto kKeepAliveComment = std::chrono::seconds(15);
+constexpr auto kProbe = std::chrono::milliseconds(50);
+
+constexpr auto use_result = asio::as_tuple(asio::use_awaitable);
+
+// What a route sends, queued for the connection's coroutine.
+class Outbox final : public Exchange, public std::enable_shared_from_this<Outbox> {
+ public:
+  explicit Outbox(asio::any_io_executor executor) : executor_(std::move(executor)), wake_(executor_) { wake_.expires_at(asio::steady_timer::time_point::max()); }
+
+  void respond(HttpResponse response) override {
+    push([&] {
+      if (!response_ && !streaming_) response_ = std::make_unique<HttpResponse>(std::move(response));
+      finished_ = true;
+    });
+  }
+  void start_events() override {
+    push([&] { streaming_ = true; });
+  }
+  void event(std::string data) override {
+    push([&] { unsent_ += "data: " + data + "\n\n"; });
+  }
+  void finish() override {
+    push([&] { finished_ = true; });
+  }
+  void on_disconnect(std::function<void()> callback) override {
+    bool now;
+    {
+      const std::lock_guard lock(mutex_);
+      now = gone_;
+      if (!now) on_disconnect_ = std::move(callback);
+    }
+    if (now) callback();
+  }
+  void post(std::function<void()> work) override {
+    asio::post(executor_, [self = shared_from_this(), work = std::move(work)] { work(); });
+  }
+
+  // ---- for the coroutine ----
+
+  void disconnected() {
+    std::function<void()> callback;
+    {
+      const std::lock_guard lock(mutex_);
+      gone_ = true;
+      callback = std::exchange(on_disconnect_, nullptr);
+    }
+    if (callback) callback();
+  }
+
+  struct Batch {
+    std::unique_ptr<HttpResponse> response;
+    std::string events;
+    bool streaming = false, finished = false;
+    bool empty() const { return !response && events.empty() && !finished; }
+  };
+  Batch take() {
+    const std::lock_guard lock(mutex_);
+    return {std::move(response_), std::exchange(unsent_, {}), streaming_, finished_};
+  }
+  bool overfull() {
+    const std::lock_guard lock(mutex_);
+    return unsent_.size() > kMaxUnsentBytes;
+  }
+  asio::steady_timer& wake() { return wake_; }
+
+ private:
+  template <typename Change>
+  void push(Change change) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (gone_) return;
+      change();
+    }
+    asio::post(executor_, [self = shared_from_this()] { self->wake_.cancel(); });
+  }
+
+  asio::any_io_executor executor_;
+  asio::steady_timer wake_;  // only touched on the connection's executor
+  std::mutex mutex_;
+  std::unique_ptr<HttpResponse> response_;
+  std::string unsent_;
+  bool streaming_ = false, finished_ = false, gone_ = false;
+  std::function<void()> on_disconnect_;
+};
+
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  Connection(tcp::socket socket, const HttpServerOptions& options, const HttpHandler& handler)
+      : stream_(std::move(socket)), options_(options), handler_(handler) {}
+
+  asio::awaitable<void> run() {
+    const auto self = shared_from_this();
+    boost::system::error_code ignored;
+    stream_.socket().set_option(tcp::no_delay(true), ignored);
+    while (co_await one_exchange()) {
+    }
+    stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
+  }
+
+ private:
+  asio::awaitable<bool> one_exchange() {
+    http::request_parser<http::string_body> parser;
+    parser.header_limit(kMaxHeaderBytes);
+    parser.body_limit(options_.max_body_bytes);
+    stream_.expires_after(std::chrono::seconds(options_.keep_alive_seconds));
+    auto [header_error, header_size] = co_await http::async_read_header(stream_, buffer_, parser, use_result);
+    if (header_error) co_return co_await refuse(header_error);
+    if (beast::iequals(parser.get()[http::field::expect], "100-continue")) {
+      constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+      auto [error, sent] = co_await asio::async_write(stream_, asio::buffer(kContinue), use_result);
+      if (error) co_return false;
+    }
+    stream_.expires_after(std::chrono::seconds(300));
+    auto [body_error, body_size] = co_await http::async_read(stream_, buffer_, parser, use_result);
+    if (body_error) co_return co_await refuse(body_error);
+    stream_.expires_never();
+
+    const bool keep_alive = parser.get().keep_alive();
+    const HttpRequest request = translate(parser.release());
+    const auto outbox = std::make_shared<Outbox>(stream_.get_executor());
+    handler_(request, outbox);
+    const bool alive = co_await deliver(outbox, request, keep_alive);
+    if (!alive) outbox->disconnected();
+    co_return alive && keep_alive;
+  }
+
+  asio::awaitable<bool> refuse(boost::system::error_code error) {
+    int status = 0;
+    std::string_view message, code;
+    if (error == http::error::header_limit) {
+      status = 431, message = "the request's header is larger than 64 KiB", code = "request_too_large";
+    } else if (error == http::error::body_limit) {
+      status = 413, message = "the request's body is too large (--max-request-body-mb)", code = "request_too_large";
+    } else if (error.category() == make_error_code(http::error::bad_method).category() && error != http::error::end_of_stream && error != http::error::partial_message) {
+      status = 400, message = "not a valid HTTP request", code = "invalid_value";
+    }
+    if (status != 0) {
+      const std::string text = render_response(error_response(status, message, "", code), "", false, false);
+      co_await asio::async_write(stream_, asio::buffer(text), use_result);
+      // Let the client read the answer before the unread body makes the kernel reset the connection.
+      boost::system::error_code ignored;
+      stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
+      stream_.expires_after(std::chrono::seconds(2));
+      std::array<char, 4096> rest;
+      for (int i = 0; i < 4096; ++i) {
+        auto [read_error, n] = co_await stream_.async_read_some(asio::buffer(rest), use_result);
+        if (read_error) break;
+      }
+    }
+    co_return false;
+  }
+
+  HttpRequest translate(http::request<http::string_body> message) {
+    HttpRequest out;
+    out.method = std::string(message.method_string());
+    split_target(std::string(message.target()), out);
+    for (const auto& field : message) {
+      std::string name(field.name_string());
+      for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+      out.headers[name] = std::string(field.value());
+    }
+    out.body = std::move(message.body());
+    boost::system::error_code error;
+    const auto endpoint = stream_.socket().remote_endpoint(error);
+    if (!error) out.peer = endpoint.address().to_string();
+    out.id = request_id(out.header("x-request-id"));
+    return out;
+  }
+
+  // Sends what the route puts into the outbox until it is finished; false when the connection is of no more use.
+  asio::awaitable<bool> deliver(const std::shared_ptr<Outbox>& outbox, const HttpRequest& request, bool keep_alive) {
+    bool header_sent = false, eof_seen = false;
+    auto last_sent = std::chrono::steady_clock::now();
+    while (true) {
+      Outbox::Batch batch = outbox->take();
+      std::string text;
+      if (batch.response) {
+        text = render_response(*batch.response, request.id, keep_alive, request.method == "HEAD");
+        log_access(request, batch.response->status);
+      } else if (batch.streaming) {
+        if (!header_sent) {
+          text = render_stream_header(request.id, keep_alive);
+          header_sent = true;
+          log_access(request, 200);
+        }
+        if (!batch.events.empty()) text += chunk(batch.events);
+        if (batch.finished) text += "0\r\n\r\n";
+      }
+      if (!text.empty()) {
+        stream_.expires_after(kSlowReader);
+        auto [error, sent] = co_await asio::async_write(stream_, asio::buffer(text), use_result);
+        stream_.expires_never();
+        if (error || outbox->overfull()) co_return false;
+        last_sent = std::chrono::steady_clock::now();
+      }
+      if (batch.finished) co_return true;
+
+      // Wait for more, looking now and then whether the client is still there.
+      outbox->wake().expires_after(eof_seen ? kProbe : std::chrono::milliseconds(100));
+      co_await outbox->wake().async_wait(use_result);
+      const bool silent_long = header_sent && std::chrono::steady_clock::now() - last_sent > kKeepAliveComment;
+      if (!eof_seen) eof_seen = at_end_of_input();
+      if (broken()) co_return false;
+      if (silent_long || (eof_seen && !header_sent)) {
+        // A client that closed only its sending side is still there; one that is gone answers the second probe with a reset.
+        const std::string probe = header_sent ? chunk(": keep-alive\n\n") : "HTTP/1.1 100 Continue\r\n\r\n";
+        auto [error, sent] = co_await asio::async_write(stream_, asio::buffer(probe), use_result);
+        if (error) co_return false;
+        last_sent = std::chrono::steady_clock::now();
+      }
+    }
+  }
+
+  bool at_end_of_input() {
+    char byte;
+    const ssize_t n = ::recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0;
+  }
+  bool broken() {
+    int error = 0;
+    socklen_t size = sizeof error;
+    ::getsockopt(stream_.socket().native_handle(), SOL_SOCKET, SO_ERROR, &error, &size);
+    char byte;
+    return error != 0 || (::recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
+  }
+
+  beast::tcp_stream stream_;
+  beast::flat_buffer buffer_;
+  const HttpServerOptions& options_;
+  const HttpHandler& handler_;
+};
+}  // namespace
+
+struct HttpServer::Impl {
+  HttpServerOptions options;
+  HttpHandler handler;
+  asio::io_context context;
+  tcp::acceptor acceptor{context};
+  std::vector<std::thread> threads;
+
+  asio::awaitable<void> accept_loop() {
+    while (acceptor.is_open()) {
+      auto [error, socket] = co_await acceptor.async_accept(asio::make_strand(context), use_result);
+      if (error == asio::error::operation_aborted) co_return;
+      if (error) continue;
+      const auto executor = socket.get_executor();
+      auto connection = std::make_shared<Connection>(std::move(socket), options, handler);
+      asio::co_spawn(executor, connection->run(), asio::detached);
+    }
+  }
+};
+
+HttpServer::HttpServer(const HttpServerOptions& options) : impl_(std::make_unique<Impl>()) {
+  impl_->options = options;
+  boost::system::error_code error;
+  const auto address = asio::ip::make_address(options.host == "localhost" ? "127.0.0.1" : options.host, error);
+  if (error) raise(ErrorCode::invalid_argument, "--host {}: not an IP address", options.host);
+  const tcp::endpoint endpoint(address, options.port);
+  impl_->acceptor.open(endpoint.protocol());
+  impl_->acceptor.set_option(tcp::acceptor::reuse_address(true));
+  if (address.is_v6()) impl_->acceptor.set_option(asio::ip::v6_only(false), error);
+  impl_->acceptor.bind(endpoint, error);
+  if (!error) impl_->acceptor.listen(1024, error);
+  if (error) raise(ErrorCode::unavailable, "cannot listen on {}:{}: {}; choose another --port, or 0 for any free one", options.host, options.port, error.message());
+}
+
+HttpServer::~HttpServer() { stop(); }
+
+uint16_t HttpServer::port() const { return impl_->acceptor.local_endpoint().port(); }
+
+void HttpServer::serve(HttpHandler handler) {
+  impl_->handler = std::move(handler);
+  asio::co_spawn(impl_->context, impl_->accept_loop(), asio::detached);
+  for (int i = 0; i < impl_->options.num_threads; ++i) impl_->threads.emplace_back([this] { impl_->context.run(); });
+}
+
+void HttpServer::stop() {
+  if (!impl_) return;
+  impl_->context.stop();
+  for (std::thread& thread : impl_->threads) thread.join();
+  impl_->threads.clear();
+}
+}  // namespace nibble

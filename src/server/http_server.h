@@ -1,0 +1,35 @@
+// The transport: HTTP/1.1 over TCP with keep-alive, server-sent events, disconnect detection. One coroutine per connection on a few threads.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "server/http.h"
+
+namespace nibble {
+struct HttpServerOptions {
+  std::string host = "127.0.0.1";
+  uint16_t port = 30000;  // 0: any free one
+  int num_threads = 2;
+  uint64_t max_body_bytes = uint64_t{64} << 20;
+  int keep_alive_seconds = 30;
+};
+
+class HttpServer {
+ public:
+  // Binds at once (raises unavailable: the address is taken); connections wait until serve().
+  explicit HttpServer(const HttpServerOptions& options);
+  ~HttpServer();
+  HttpServer(const HttpServer&) = delete;
+  HttpServer& operator=(const HttpServer&) = delete;
+
+  uint16_t port() const;
+  void serve(HttpHandler handler);  // starts the threads and returns
+  void stop();                      // closes everything, joins the threads
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+}  // namespace nibble

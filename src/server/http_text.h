@@ -1,0 +1,25 @@
+// HTTP messages as text: status lines, headers, chunks, the one error body.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+#include "server/http.h"
+
+namespace nibble {
+std::string render_response(const HttpResponse& response, const std::string& request_id, bool keep_alive, bool head_only);
+std::string render_stream_header(const std::string& request_id, bool keep_alive);
+std::string chunk(std::string_view data);
+
+void split_target(const std::string& target, HttpRequest& request);  // path and query, percent-decoded
+std::string request_id(const std::string& wanted);                   // the client's if it is printable and short, else a fresh one
+std::string random_hex(int digits);
+
+// {"error": {message, type, param, code}, "object": "error", "message", "type", "code": status}
+HttpResponse error_response(int status, std::string_view message, std::string_view param, std::string_view code);
+HttpResponse error_response(const Error& error);
+std::string error_event(const Error& error);  // the JSON alone
+
+void log_access(const HttpRequest& request, int status);
+}  // namespace nibble

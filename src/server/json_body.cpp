@@ -1,0 +1,136 @@
+#include "server/json_body.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/utf8.h"
+
+namespace nibble {
+namespace {
+constexpr int kMaxDepth = 256;
+
+// \uD800..\uDFFF escapes without their other half, replaced by \uFFFD, because the parser refuses them.
+std::string repair_surrogates(std::string_view text) {
+  const auto code_at = [&](size_t at) -> int {
+    if (at + 6 > text.size() || text[at] != '\\' || text[at + 1] != 'u') return -1;
+    int code = 0;
+    for (size_t i = at + 2; i < at + 6; ++i) {
+      const char c = text[i];
+      const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+      if (digit < 0) return -1;
+      code = code * 16 + digit;
+    }
+    return code;
+  };
+  std::string out(text);
+  for (size_t at = out.find('\\'); at != std::string::npos; at = out.find('\\', at)) {
+    const int code = code_at(at);
+    if (code < 0xd800 || code > 0xdfff) {
+      at += 2;
+      continue;
+    }
+    const int low = code <= 0xdbff ? code_at(at + 6) : -1;
+    if (low >= 0xdc00 && low <= 0xdfff) {
+      at += 12;
+    } else {
+      out.replace(at, 6, "\\uFFFD");
+      at += 6;
+    }
+  }
+  return out;
+}
+}  // namespace
+
+Result<Json> parse_json_body(std::string_view text) {
+  if (text.starts_with("\xEF\xBB\xBF")) return fail(ErrorCode::invalid_argument, "the body begins with a byte order mark, which JSON does not allow");
+  if (!is_valid_utf8(text)) return fail(ErrorCode::invalid_argument, "the body is not valid UTF-8");
+  // The parser recurses per level: refuse deep nesting before it starts.
+  int depth = 0, deepest = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (in_string) {
+      if (text[i] == '"') in_string = false;
+      i += text[i] == '\\';
+    } else if (text[i] == '"') {
+      in_string = true;
+    } else if (text[i] == '{' || text[i] == '[') {
+      deepest = std::max(deepest, ++depth);
+    } else if (text[i] == '}' || text[i] == ']') {
+      --depth;
+    }
+  }
+  if (deepest > kMaxDepth) return fail(ErrorCode::invalid_argument, "the body nests {} levels deep, at most {} are allowed", deepest, kMaxDepth);
+  Json json = Json::parse(repair_surrogates(text), nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) return fail(ErrorCode::invalid_argument, "the body is not valid JSON");
+  if (!json.is_object()) return fail(ErrorCode::invalid_argument, "the body must be a JSON object");
+  return json;
+}
+
+Fields::Fields(const Json& object, std::string path) : object_(&object), path_(std::move(path)) {
+  if (!object.is_object()) throw Error(ErrorCode::invalid_argument, fmt::format("'{}' must be an object", path_), path_);
+}
+
+const Json* Fields::find(const char* key) const {
+  const auto at = object_->find(key);
+  return at == object_->end() || at->is_null() ? nullptr : &*at;
+}
+
+std::string Fields::path(const std::string& key) const { return path_.empty() ? key : path_ + "." + key; }
+
+void Fields::reject(const std::string& key, std::string message) const { throw Error(ErrorCode::invalid_argument, std::move(message), path(key)); }
+
+std::optional<bool> Fields::boolean(const char* key) const {
+  const Json* value = find(key);
+  if (!value) return std::nullopt;
+  if (!value->is_boolean()) reject(key, fmt::format("'{}' must be true or false", key));
+  return value->get<bool>();
+}
+
+std::optional<int64_t> Fields::integer(const char* key, int64_t low, int64_t high) const {
+  const Json* value = find(key);
+  if (!value) return std::nullopt;
+  if (!value->is_number()) reject(key, fmt::format("'{}' must be an integer", key));
+  const double number = value->get<double>();
+  if (number != std::floor(number) || !std::isfinite(number)) reject(key, fmt::format("'{}' must be an integer", key));
+  // 2^63 as a double is the first that does not fit.
+  const bool fits = number >= -0x1p63 && number < 0x1p63 && (!value->is_number_unsigned() || value->get<uint64_t>() <= uint64_t{INT64_MAX});
+  const int64_t integer = !fits ? 0 : value->is_number_float() ? static_cast<int64_t>(number) : value->get<int64_t>();
+  if (!fits || integer < low || integer > high) {
+    reject(key, high == INT64_MAX || high == INT32_MAX ? fmt::format("'{}' must be at least {}", key, low) : fmt::format("'{}' must be between {} and {}", key, low, high));
+  }
+  return integer;
+}
+
+std::optional<double> Fields::number(const char* key, double low, double high) const {
+  const Json* value = find(key);
+  if (!value) return std::nullopt;
+  if (!value->is_number()) reject(key, fmt::format("'{}' must be a number", key));
+  const double number = value->get<double>();
+  if (!std::isfinite(number) || number < low || number > high) reject(key, fmt::format("'{}' is {}, it must be between {} and {}", key, number, low, high));
+  return number;
+}
+
+std::optional<std::string> Fields::string(const char* key) const {
+  const Json* value = find(key);
+  if (!value) return std::nullopt;
+  if (!value->is_string()) reject(key, fmt::format("'{}' must be a string", key));
+  return value->get<std::string>();
+}
+
+std::vector<int32_t> Fields::ids(const char* key, int32_t vocab_size) const {
+  std::vector<int32_t> out;
+  const Json* value = find(key);
+  if (!value) return out;
+  if (!value->is_array()) reject(key, fmt::format("'{}' must be an array of token ids", key));
+  for (size_t i = 0; i < value->size(); ++i) {
+    const Json& id = (*value)[i];
+    if (id.is_null()) continue;
+    const bool right = id.is_number_integer() && id.get<double>() >= 0 && id.get<double>() < vocab_size;
+    if (!right) reject(fmt::format("{}[{}]", key, i), fmt::format("'{}' must hold token ids from 0 to {}", key, vocab_size - 1));
+    out.push_back(id.get<int32_t>());
+  }
+  return out;
+}
+
+std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+}  // namespace nibble

@@ -1,0 +1,86 @@
+#include "server/metrics.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace nibble {
+namespace {
+const std::vector<double> kFirstToken{.005, .01, .02, .05, .1, .2, .4, .6, .8, 1, 2, 4, 6, 8, 10, 20, 40, 60, 80, 100, 200, 400};
+const std::vector<double> kTokenGap{.002, .004, .006, .008, .01, .015, .02, .025, .03, .035, .04, .06, .08, .1, .2, .4, .6, .8, 1, 2, 4, 6, 8};
+const std::vector<double> kTotal{.005, .01, .02, .05, .1, .2, .4, .6, .8, 1, 2, 4, 6, 8, 10, 20, 40, 60, 80, 100, 200, 400, 600, 1200, 1800, 2400};
+const std::vector<double> kTokens{1, 10, 50, 100, 200, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000, 256000};
+}  // namespace
+
+void Histogram::observe(double value) {
+  ++counts_[static_cast<size_t>(std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin())];
+  sum_ += value;
+}
+
+void Histogram::render(std::string& out, const std::string& name, const std::string& labels) const {
+  out += fmt::format("# TYPE {} histogram\n", name);
+  int64_t total = 0;
+  for (size_t i = 0; i < bounds_.size(); ++i) {
+    total += counts_[i];
+    out += fmt::format("{}_bucket{{{},le=\"{}\"}} {}\n", name, labels, bounds_[i], total);
+  }
+  total += counts_.back();
+  out += fmt::format("{0}_bucket{{{1},le=\"+Inf\"}} {2}\n{0}_sum{{{1}}} {3}\n{0}_count{{{1}}} {2}\n", name, labels, total, sum_);
+}
+
+Metrics::Metrics() : first_token_(kFirstToken), token_gap_(kTokenGap), total_(kTotal), prompt_tokens_(kTokens), output_tokens_(kTokens) {}
+
+void Metrics::count_http_request(const std::string& path, const std::string& method) {
+  const std::lock_guard lock(mutex_);
+  if (http_requests_.size() < 256) ++http_requests_[{path, method}];
+}
+
+void Metrics::observe_request(double first_token_seconds, double total_seconds, int64_t prompt_tokens, int64_t output_tokens) {
+  const std::lock_guard lock(mutex_);
+  first_token_.observe(first_token_seconds);
+  total_.observe(total_seconds);
+  prompt_tokens_.observe(static_cast<double>(prompt_tokens));
+  output_tokens_.observe(static_cast<double>(output_tokens));
+}
+
+void Metrics::observe_token_gap(double seconds) {
+  const std::lock_guard lock(mutex_);
+  token_gap_.observe(seconds);
+}
+
+std::string Metrics::render(const EngineStats& s, const std::string& model) const {
+  const std::string labels = fmt::format("model_name=\"{}\"", model);
+  std::string out;
+  const auto line = [&](const char* type, const char* name, double value) { out += fmt::format("# TYPE sglang:{0} {1}\nsglang:{0}{{{2}}} {3}\n", name, type, labels, value); };
+  const auto share = [](int32_t used, int32_t total) { return total > 0 ? static_cast<double>(used) / total : 0.0; };
+  line("counter", "prompt_tokens_total", static_cast<double>(s.prompt_tokens));
+  line("counter", "generation_tokens_total", static_cast<double>(s.generated_tokens));
+  line("counter", "cached_tokens_total", static_cast<double>(s.cached_tokens));
+  line("counter", "num_requests_total", static_cast<double>(s.requests));
+  line("counter", "num_aborted_requests_total", static_cast<double>(s.aborted));
+  line("counter", "num_so_requests_total", 0);
+  line("counter", "num_retracted_requests_total", static_cast<double>(s.retracted));
+  line("counter", "spec_verify_calls_total", 0);
+  line("gauge", "num_running_reqs", s.running);
+  line("gauge", "num_queue_reqs", s.queued);
+  line("gauge", "num_used_tokens", (s.full_pages_used - s.full_pages_cached) * 16.0);
+  line("gauge", "token_usage", share(s.full_pages_used, s.full_pages_total));
+  line("gauge", "full_token_usage", share(s.full_pages_used, s.full_pages_total));
+  line("gauge", "swa_token_usage", share(s.sliding_pages_used, s.sliding_pages_total));
+  line("gauge", "gen_throughput", s.generation_throughput);
+  line("gauge", "cache_hit_rate", s.prompt_tokens > 0 ? static_cast<double>(s.cached_tokens) / static_cast<double>(s.prompt_tokens) : 0.0);
+  line("gauge", "max_total_num_tokens", s.full_pages_total * 16.0);
+  line("gauge", "spec_accept_length", 0);
+  line("gauge", "spec_accept_rate", 0);
+  line("gauge", "is_cuda_graph", 0);
+  const std::lock_guard lock(mutex_);
+  out += "# TYPE sglang:http_requests_total counter\n";
+  for (const auto& [key, count] : http_requests_) out += fmt::format("sglang:http_requests_total{{{},endpoint=\"{}\",method=\"{}\"}} {}\n", labels, key.first, key.second, count);
+  first_token_.render(out, "sglang:time_to_first_token_seconds", labels);
+  token_gap_.render(out, "sglang:inter_token_latency_seconds", labels);
+  total_.render(out, "sglang:e2e_request_latency_seconds", labels);
+  prompt_tokens_.render(out, "sglang:prompt_tokens_histogram", labels);
+  output_tokens_.render(out, "sglang:generation_tokens_histogram", labels);
+  return out;
+}
+}  // namespace nibble

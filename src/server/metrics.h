@@ -1,0 +1,37 @@
+// Counters, gauges and histograms in the text format 0.0.4, under the names that SGLang's dashboards use.
+#pragma once
+
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace nibble {
+class Histogram {
+ public:
+  explicit Histogram(std::vector<double> bounds) : bounds_(std::move(bounds)), counts_(bounds_.size() + 1, 0) {}
+  void observe(double value);
+  void render(std::string& out, const std::string& name, const std::string& labels) const;
+
+ private:
+  std::vector<double> bounds_;
+  std::vector<int64_t> counts_;
+  double sum_ = 0;
+};
+
+class Metrics {
+ public:
+  Metrics();
+  void count_http_request(const std::string& path, const std::string& method);
+  void observe_request(double first_token_seconds, double total_seconds, int64_t prompt_tokens, int64_t output_tokens);
+  void observe_token_gap(double seconds);
+  std::string render(const EngineStats& stats, const std::string& model) const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::pair<std::string, std::string>, int64_t> http_requests_;
+  Histogram first_token_, token_gap_, total_, prompt_tokens_, output_tokens_;
+};
+}  // namespace nibble
