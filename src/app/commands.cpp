@@ -1,0 +1,88 @@
+#include "app/commands.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <functional>
+
+#include "app/inspect.h"
+#include "base/log.h"
+#include "base/nearest.h"
+
+namespace nibble {
+namespace {
+void add_model_flags(CLI::App& app, ModelFlags& flags) {
+  app.add_option("MODEL,--model-path,--model", flags.model_path, "model folder, id in the local Hugging Face cache, or demo")->capture_default_str();
+  app.add_option("--revision", flags.revision, "branch or commit in the cache");
+  app.add_option("--tokenizer-path", flags.tokenizer_path, "folder of the tokenizer (default: the model's)");
+  app.add_option("--device", flags.device, "auto, cpu")->capture_default_str();
+  app.add_option("--threads", flags.threads, "CPU threads (default: one per core)");
+  app.add_option("--dtype", flags.dtype, "auto, bfloat16, float32 (everything in f32: to compare with a reference)")->capture_default_str();
+  app.add_option("--load-format", flags.load_format, "auto, safetensors, dummy")->capture_default_str();
+  app.add_option("--quantization", flags.quantization, "must agree with the checkpoint");
+  app.add_option("--kv-cache-dtype", flags.kv_cache_dtype, "auto, float32, bfloat16, fp8_e4m3")->capture_default_str();
+  app.add_option("--activation-quant", flags.activation_quant, "auto, none, nvfp4")->capture_default_str();
+  app.add_option("--json-model-override-args", flags.override_args, "JSON merged into config.json");
+}
+
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  for (const CLI::App* sub : app.get_subcommands({})) {
+    for (std::string& name : option_names(*sub)) names.push_back(std::move(name));
+    names.push_back(sub->get_name());
+  }
+  return names;
+}
+}  // namespace
+
+int run_command(const std::vector<std::string>& args) {
+  CLI::App app("nibble: serves Gemma 4 at four bits", "nibble");
+  app.require_subcommand(1);
+  ModelFlags flags;
+  std::function<int()> action;
+  std::string chat_template, out_file;
+  bool json = false, step_by_step = false;
+  int chunk = 0;
+
+  CLI::App* inspect = app.add_subcommand("inspect", "look into a checkpoint or one step; JSON lines in, JSON lines out");
+  inspect->require_subcommand(1);
+  const auto command = [&](const char* name, const char* help, std::function<int()> run) {
+    CLI::App* sub = inspect->add_subcommand(name, help);
+    add_model_flags(*sub, flags);
+    sub->callback([&action, run] { action = run; });
+    return sub;
+  };
+  command("checkpoint", "what a checkpoint holds and how it is quantized", [&] { return inspect_checkpoint(flags, json); })->add_flag("--json", json, "machine-readable");
+  command("tokens", "{\"text\": ...} or {\"ids\": [...]} to ids and text", [&] { return inspect_tokens(flags); });
+  command("prompt", "an OpenAI chat request to the prompt and its ids", [&] { return inspect_prompt(flags, chat_template); })
+      ->add_option("--chat-template", chat_template, "Jinja file instead of the checkpoint's");
+  command("message", "raw model output to content, reasoning and tool calls", [&] { return inspect_message(flags); });
+  CLI::App* logits = command("logits", "{\"ids\": [...], \"rows\": \"all\"|\"last\"} to logits in a safetensors file", [&] { return inspect_logits(flags, out_file, step_by_step, chunk); });
+  logits->add_option("--out", out_file, "the safetensors file to write")->required();
+  logits->add_flag("--step-by-step", step_by_step, "one token at a time instead of one prefill");
+  logits->add_option("--chunk", chunk, "prefill in chunks of so many tokens");
+  command("generate", "{\"ids\"|\"prompt\"|\"messages\", \"max_new_tokens\", sampling fields} to the reply", [&] { return inspect_generate(flags); });
+
+  std::vector<std::string> reversed(args.rbegin(), args.rend());
+  try {
+    app.parse(reversed);
+  } catch (const CLI::CallForHelp& help) {
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    std::string hint;
+    for (const std::string& arg : args) {
+      const std::vector<std::string> known = option_names(app);
+      if (std::find(known.begin(), known.end(), arg.substr(0, arg.find('='))) != known.end()) continue;
+      if (!arg.starts_with("-") && error.get_name() != "RequiredError" && error.get_name() != "ExtrasError") continue;
+      const auto near = nearest_names(arg.substr(0, arg.find('=')), known, 2);
+      if (!near.empty()) hint = "; did you mean " + near.front() + " instead of " + arg + "?";
+    }
+    std::fprintf(stderr, "error: %s%s\n", error.what(), hint.c_str());
+    return 2;
+  }
+  configure_log({.level = LogLevel::warning, .utc = false, .json = false, .to_stdout = false});
+  return action();
+}
+}  // namespace nibble

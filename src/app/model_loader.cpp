@@ -1,0 +1,90 @@
+#include "app/model_loader.h"
+
+#include <algorithm>
+
+#include "base/clock.h"
+#include "base/file_io.h"
+#include "base/log.h"
+#include "formats/model_folder.h"
+
+namespace nibble {
+namespace {
+void check_one_of(const char* flag, const std::string& value, std::initializer_list<const char*> allowed, const char* hint) {
+  for (const char* a : allowed) {
+    if (value == a) return;
+  }
+  std::string list;
+  for (const char* a : allowed) list += (list.empty() ? "" : ", ") + std::string(a);
+  raise(ErrorCode::invalid_argument, "{} {}: wanted one of {}{}", flag, value, list, hint);
+}
+
+DType choose_kv_dtype(const ModelFlags& flags, const QuantConfig& quant) {
+  const std::string& name = flags.kv_cache_dtype;
+  if (name == "float32") return DType::f32;
+  if (name == "bf16" || name == "bfloat16") return DType::bf16;
+  if (name == "fp8_e4m3") return DType::e4m3;
+  if (flags.dtype == "float32") return DType::f32;
+  return quant.kv_cache_fp8 ? DType::e4m3 : DType::bf16;
+}
+
+std::string_view kv_name(DType dtype) { return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "fp8_e4m3"; }
+}  // namespace
+
+void check_model_flags(const ModelFlags& flags) {
+  check_one_of("--device", flags.device, {"auto", "cpu"}, "; this build computes on the CPU only");
+  check_one_of("--dtype", flags.dtype, {"auto", "bfloat16", "float32"}, "; float16 overflows with this model's activations");
+  check_one_of("--load-format", flags.load_format, {"auto", "safetensors", "dummy"}, "");
+  check_one_of("--kv-cache-dtype", flags.kv_cache_dtype, {"auto", "float32", "bfloat16", "bf16", "fp8_e4m3"}, "");
+  check_one_of("--activation-quant", flags.activation_quant, {"auto", "none", "nvfp4"}, "");
+  if (!flags.quantization.empty()) check_one_of("--quantization", flags.quantization, {"modelopt_fp4", "modelopt_fp8", "modelopt", "unquant"}, "");
+  if (flags.threads < 0) raise(ErrorCode::invalid_argument, "--threads {}: wanted 0 (one per core) or more", flags.threads);
+}
+
+std::unique_ptr<LoadedModel> load_configs(const ModelFlags& flags) {
+  check_model_flags(flags);
+  auto loaded = std::make_unique<LoadedModel>();
+  loaded->folder = find_model_folder({flags.model_path, flags.revision, flags.download_dir});
+  loaded->tokenizer_folder = flags.tokenizer_path.empty() ? loaded->folder : std::filesystem::path(flags.tokenizer_path);
+  const std::string config_text = read_config_json(loaded->folder, flags.override_args);
+  loaded->config = parse_model_config(config_text, (loaded->folder / "config.json").string());
+  const auto hf_quant = loaded->folder / "hf_quant_config.json";
+  loaded->quant = parse_quant_config(config_text, std::filesystem::exists(hf_quant) ? read_file(hf_quant) : std::string(), loaded->folder.string());
+  check_quantization_flag(flags.quantization, loaded->quant);
+  loaded->generation = read_generation_config(loaded->folder, loaded->config);
+  loaded->context_length = flags.context_length > 0 ? flags.context_length : loaded->config.max_position_embeddings;
+  if (loaded->context_length > loaded->config.max_position_embeddings) {
+    raise(ErrorCode::invalid_argument, "--context-length {}: the model has {}; raise max_position_embeddings with --json-model-override-args too if you mean it", flags.context_length,
+          loaded->config.max_position_embeddings);
+  }
+  return loaded;
+}
+
+std::unique_ptr<LoadedModel> load_model(const ModelFlags& flags) {
+  const double began = monotonic_seconds();
+  auto loaded = load_configs(flags);
+  loaded->weights = flags.load_format == "dummy" ? ModelWeights::dummy(loaded->config, loaded->quant, flags.random_seed)
+                                                 : ModelWeights::load(loaded->folder, loaded->config, loaded->quant);
+  for (const std::string& warning : loaded->weights.warnings) log_warning("{}", warning);
+  loaded->backend = make_cpu_backend({.num_threads = flags.threads});
+  loaded->kv_cache = choose_kv_dtype(flags, loaded->quant);
+
+  ModelOptions options;
+  options.activations = flags.dtype == "float32" ? DType::f32 : DType::bf16;
+  options.kv_cache = loaded->kv_cache;
+  options.activation_quant = flags.activation_quant == "nvfp4" ? ActivationQuant::nvfp4 : ActivationQuant::none;
+  options.max_rows = flags.max_rows;
+  // Automatic: room for eight full contexts, within 2 GiB.
+  const int64_t page = page_bytes(loaded->config, LayerKind::full, options.kv_cache) + page_bytes(loaded->config, LayerKind::sliding, options.kv_cache);
+  const int64_t most = std::max<int64_t>((int64_t{2} << 30) / std::max<int64_t>(page, 1), 64);
+  const int64_t wanted = flags.max_total_tokens > 0 ? flags.max_total_tokens : int64_t{8} * loaded->context_length;
+  const int64_t pages = std::min((wanted + kPageTokens - 1) / kPageTokens, flags.max_total_tokens > 0 ? wanted : most);
+  options.num_full_pages = options.num_sliding_pages = static_cast<int32_t>(std::max<int64_t>(pages, 4));
+  loaded->model = std::make_unique<Gemma4Model>(loaded->config, loaded->weights, options, *loaded->backend);
+  loaded->load_seconds = monotonic_seconds() - began;
+  log_info("{}: {} of {:.2f} B parameters on {}; linear: {}; activations {}; KV cache {}, scale 1, {} tokens{}; loaded in {:.2f} s", loaded->folder.string(), name_of(loaded->quant.algo),
+           static_cast<double>(loaded->weights.parameter_count()) / 1e9, loaded->backend->description(), loaded->model->kernels(),
+           options.activations == DType::f32 ? "float32" : "bfloat16", kv_name(options.kv_cache), pages * kPageTokens,
+           loaded->weights.num_kv_scales > 0 ? fmt::format(" ({} k_scale/v_scale of projections ignored)", loaded->weights.num_kv_scales) : "", loaded->load_seconds);
+  return loaded;
+}
+}  // namespace nibble

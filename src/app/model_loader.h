@@ -1,0 +1,48 @@
+// From flags to a model ready to run: what `serve`, `chat` and `inspect` share.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "formats/generation_config.h"
+#include "formats/model_config.h"
+#include "formats/quant_config.h"
+#include "model/model.h"
+#include "text/tokenizer.h"
+
+namespace nibble {
+struct ModelFlags {
+  std::string model_path = "demo", revision, download_dir, tokenizer_path;
+  std::string device = "auto", dtype = "auto", load_format = "auto", quantization, kv_cache_dtype = "auto", activation_quant = "auto";
+  std::string override_args;      // --json-model-override-args
+  int threads = 0;                // 0: one per core
+  int64_t max_total_tokens = 0;   // 0: automatic
+  int32_t context_length = 0;     // 0: the config's
+  int32_t max_rows = 512;
+  uint64_t random_seed = 0;       // of dummy weights
+};
+
+// Checks the flags that need no file. Raises invalid_argument with one line.
+void check_model_flags(const ModelFlags& flags);
+
+struct LoadedModel {
+  std::filesystem::path folder, tokenizer_folder;
+  ModelConfig config;
+  QuantConfig quant;
+  GenerationConfig generation;
+  ModelWeights weights;
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Gemma4Model> model;
+  int32_t context_length = 0;
+  DType kv_cache = DType::bf16;
+  double load_seconds = 0;
+};
+
+// Everything but the tokenizer. Logs one line that says what runs, with which kernels and which scales.
+std::unique_ptr<LoadedModel> load_model(const ModelFlags& flags);
+
+// The configs alone, for commands that touch no weights.
+std::unique_ptr<LoadedModel> load_configs(const ModelFlags& flags);
+}  // namespace nibble

@@ -1,0 +1,190 @@
+#include "app/serve.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <csignal>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <mutex>
+#include <random>
+#include <thread>
+
+#include "app/model_loader.h"
+#include "app/serve_flags.h"
+#include "app/version.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "engine/engine.h"
+#include "server/api.h"
+#include "server/http_server.h"
+#include "text/chat_template.h"
+
+namespace nibble {
+namespace {
+LogLevel level_of(const std::string& name) {
+  if (name == "debug") return LogLevel::debug;
+  if (name == "warning") return LogLevel::warning;
+  if (name == "error") return LogLevel::error;
+  return name == "critical" ? LogLevel::critical : LogLevel::info;
+}
+
+ModelFlags model_flags(const ServeFlags& flags) {
+  ModelFlags out;
+  out.model_path = flags.text("model-path");
+  out.revision = flags.text("revision");
+  out.download_dir = flags.text("download-dir");
+  out.tokenizer_path = flags.text("tokenizer-path");
+  out.device = flags.text("device");
+  out.dtype = flags.text("dtype");
+  out.load_format = flags.text("load-format");
+  out.quantization = flags.text("quantization");
+  out.kv_cache_dtype = flags.text("kv-cache-dtype");
+  out.activation_quant = flags.text("activation-quant");
+  out.override_args = flags.text("json-model-override-args");
+  out.threads = static_cast<int>(flags.integer("threads"));
+  out.max_total_tokens = flags.integer("max-total-tokens");
+  out.context_length = static_cast<int32_t>(flags.integer("context-length"));
+  out.max_rows = static_cast<int32_t>(flags.integer("chunked-prefill-size") + flags.integer("max-running-requests"));
+  out.random_seed = static_cast<uint64_t>(flags.integer("random-seed"));
+  return out;
+}
+
+std::vector<std::string> split_names(const std::string& text) {
+  std::vector<std::string> names;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    if (end > at) names.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return names;
+}
+
+ApiOptions api_options(const ServeFlags& flags, const LoadedModel& loaded, const Tokenizer& tokenizer, uint64_t seed) {
+  ApiOptions options;
+  const std::string names = flags.text("served-model-name");
+  options.served_names = split_names(names.empty() ? flags.text("model-path") : names);
+  options.model_path = flags.text("model-path");
+  options.tokenizer_path = loaded.tokenizer_folder.string();
+  options.model_type = loaded.config.model_type;
+  options.architecture = loaded.config.architecture;
+  options.version = kVersion;
+  options.api_key = flags.text("api-key");
+  options.admin_api_key = flags.text("admin-api-key");
+  options.strict_model_name = flags.flag("strict-model-name");
+  options.context_length = loaded.context_length;
+  options.bos_token_id = loaded.config.bos_token_id;
+  options.stop_ids = loaded.generation.eos_token_ids;
+  const SpecialTokenNames names_of_tokens = read_special_token_names(loaded.tokenizer_folder);
+  if (const auto eos = tokenizer.id_of(names_of_tokens.eos)) options.stop_ids.push_back(*eos);
+  if (flags.text("sampling-defaults") == "model") {
+    const GenerationConfig& g = loaded.generation;
+    options.chat_defaults = {.temperature = g.temperature.value_or(1.0f), .top_p = g.top_p.value_or(1.0f), .min_p = g.min_p.value_or(0.0f),
+                             .repetition_penalty = g.repetition_penalty.value_or(1.0f), .top_k = g.top_k.value_or(-1)};
+  }
+  options.reasoning_parser = flags.text("reasoning-parser") != "none";
+  options.tool_parser = flags.text("tool-call-parser") != "none";
+  options.trust_special_tokens_in_text = flags.flag("trust-special-tokens-in-text");
+  options.default_template_kwargs = flags.text("default-chat-template-kwargs");
+  options.random_seed = seed;
+  nlohmann::json info = nlohmann::json::object();
+  for (const auto& [name, value] : flags.values) {
+    std::string key = name;
+    std::replace(key.begin(), key.end(), '-', '_');
+    info[key] = name.ends_with("api-key") && !value.empty() ? "***" : value;
+  }
+  options.server_info = info.dump();
+  return options;
+}
+
+// One prefill and a decode step, so that the first request finds warm caches.
+void warm_up(Engine& engine, const LoadedModel& loaded) {
+  auto request = std::make_unique<Request>();
+  request->id = "warm-up";
+  request->prompt = {loaded.config.bos_token_id};
+  request->max_tokens = 2;
+  request->sampling.temperature = 0;
+  std::mutex mutex;
+  std::condition_variable done;
+  bool finished = false;
+  request->on_token = [&](TokenEvent&& event) {
+    if (event.finish == FinishReason::none) return;
+    const std::lock_guard lock(mutex);
+    finished = true;
+    done.notify_all();
+  };
+  value_or_raise(engine.submit(std::move(request)));
+  std::unique_lock lock(mutex);
+  done.wait(lock, [&] { return finished; });
+}
+
+int run(const ServeFlags& flags) {
+  configure_log({.level = level_of(flags.text("log-level")), .utc = flags.flag("log-utc"), .json = flags.text("log-format") == "json", .to_stdout = true});
+  // Signals are taken by sigwait below, also in threads started from here on.
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal : {SIGTERM, SIGINT}) sigaddset(&signals, signal);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGHUP, SIG_IGN);
+
+  std::string given;
+  for (const std::string& flag : flags.given) given += " " + flag;
+  log_info("nibble {}{}", kVersion, given);
+  for (const std::string& line : flags.ignored) log_info("{}", line);
+
+  HttpServer server({.host = flags.text("host"), .port = static_cast<uint16_t>(flags.integer("port")), .num_threads = 2,
+                     .max_body_bytes = static_cast<uint64_t>(flags.integer("max-request-body-mb")) << 20, .keep_alive_seconds = static_cast<int>(flags.integer("http-keep-alive-timeout"))});
+  const auto loaded = load_model(model_flags(flags));
+  const Tokenizer tokenizer = Tokenizer::load(loaded->tokenizer_folder);
+  auto chat_template = ChatTemplate::load({loaded->tokenizer_folder, flags.text("chat-template"), flags.text("hf-chat-template-name")});
+  if (!chat_template && chat_template.error().code != ErrorCode::not_found) throw chat_template.error();
+  if (!chat_template) log_warning("{}", chat_template.error().message);
+
+  const uint64_t seed = flags.text("random-seed").empty() ? uint64_t{std::random_device{}()} << 32 | std::random_device{}() : static_cast<uint64_t>(flags.integer("random-seed"));
+  log_info("random seed {}", seed);
+  Engine engine(*loaded->model, {.max_running_requests = static_cast<int32_t>(flags.integer("max-running-requests")), .max_queued_requests = static_cast<int32_t>(flags.integer("max-queued-requests")),
+                                 .chunked_prefill_tokens = static_cast<int32_t>(flags.integer("chunked-prefill-size")), .prefix_cache = !flags.flag("disable-radix-cache"),
+                                 .schedule_policy = flags.text("schedule-policy"), .suppress_tokens = loaded->generation.suppress_tokens,
+                                 .decode_log_interval = static_cast<int32_t>(flags.integer("decode-log-interval"))});
+  Api api(api_options(flags, *loaded, tokenizer, seed), engine, tokenizer, chat_template ? &*chat_template : nullptr);
+  if (!flags.flag("skip-server-warmup")) warm_up(engine, *loaded);
+  api.set_ready(true);
+  server.serve([&api](const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) { api.handle(request, exchange); });
+  log_info("listening on {}:{}", flags.text("host"), server.port());
+  log_info("The server is fired up and ready to roll!");
+
+  int signal = 0;
+  sigwait(&signals, &signal);
+  log_info("signal {}: finishing running requests, at most {} s", signal, flags.integer("shutdown-timeout"));
+  api.set_ready(false);
+  std::thread([signals] {
+    int second = 0;
+    sigwait(&signals, &second);
+    std::_Exit(128 + second);
+  }).detach();
+  engine.drain(static_cast<double>(flags.integer("shutdown-timeout")));
+  engine.cancel_all();
+  engine.drain(1.0);
+  server.stop();
+  return 0;
+}
+}  // namespace
+
+int run_serve(std::span<const std::string> args) {
+  std::vector<std::string> problems;
+  const ServeFlags flags = parse_serve_flags(args, problems);
+  if (flags.help) {
+    std::fputs(serve_help(flags.help_all).c_str(), stdout);
+    return 0;
+  }
+  if (flags.version) {
+    std::printf("nibble %s\n", kVersion);
+    return 0;
+  }
+  if (!problems.empty()) {
+    for (const std::string& line : problems) std::fprintf(stderr, "%s\n", line.c_str());
+    return 2;
+  }
+  return run(flags);
+}
+}  // namespace nibble
