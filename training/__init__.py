@@ -1,0 +1,1 @@
+"""How the demo model was made: data generators, a small PyTorch twin of the model, training, evaluation, export."""
