@@ -52,6 +52,26 @@ TEST_P(DummyWeights, MatricesAreScaledByTheirInputs) {
   }
 }
 
+TEST_P(DummyWeights, LogitsAreFiniteAndSpread) {
+  const ModelConfig config = config_of("model/tiny");
+  const ModelWeights weights = ModelWeights::dummy(config, {.algo = GetParam(), .algo_name = "", .kv_cache_fp8 = false, .excluded = {}, .source = "test"}, 3);
+  const auto backend = make_cpu_backend({.num_threads = 1});
+  Gemma4Model model(config, weights, {.num_full_pages = 1, .num_sliding_pages = 1}, *backend);
+  const std::vector<int32_t> ids{2, 17, 40, 300}, pages{0}, rows{0, 1, 2, 3};
+  const SequenceSlice slice{0, 4, 0, pages, pages};
+  std::vector<float> logits(4 * static_cast<size_t>(config.vocab_size));
+  model.forward({ids, {&slice, 1}, rows}, logits.data());
+  double sum_sq = 0;
+  for (const float x : logits) {
+    ASSERT_TRUE(std::isfinite(x));
+    ASSERT_LT(std::fabs(x), 29.0f) << "far from the soft cap";
+    sum_sq += double{x} * x;
+  }
+  const double rms = std::sqrt(sum_sq / static_cast<double>(logits.size()));
+  EXPECT_GT(rms, 0.3);
+  EXPECT_LT(rms, 10.0);
+}
+
 TEST(DummyWeightsMemory, WhatDoesNotFitIsRefusedBeforeItIsTouched) {
   ModelConfig config = config_of("model/shapes-12b");
   config.vocab_size = 2'000'000'000;
