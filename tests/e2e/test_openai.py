@@ -92,9 +92,13 @@ def test_n_choices_differ(client):
     assert len({c.message.content for c in r.choices}) == 4
 
 
-def test_completions_with_echo_and_logprobs(client):
-    r = client.completions.create(model="default", prompt="Hello", max_tokens=4, echo=True, logprobs=2, temperature=0)
-    assert r.choices[0].text.startswith("Hello") and r.choices[0].logprobs.token_logprobs[0] is None
+def test_completions(client, server):
+    r = client.completions.create(model="default", prompt=["Hello", "Thanks"], max_tokens=4, logprobs=2, temperature=0, n=2)
+    assert [c.index for c in r.choices] == [0, 1, 2, 3] and r.choices[0].text == r.choices[1].text
+    assert len(r.choices[0].logprobs.tokens) == len(r.choices[0].logprobs.token_logprobs)
+    # With echo the first token has no logprob: null, which the client's own types do not know.
+    r = httpx.post(server.url + "/v1/completions", json={"prompt": "Hello", "max_tokens": 4, "echo": True, "logprobs": 2, "temperature": 0}).json()
+    assert r["choices"][0]["text"].startswith("Hello") and r["choices"][0]["logprobs"]["token_logprobs"][0] is None
 
 
 def test_models(client):
