@@ -132,7 +132,7 @@ bool is_json_type(std::string type) {
 void Api::Impl::route(const HttpRequest& request, const ExchangePtr& exchange) {
   const std::string& path = request.path;
   if (request.method == "OPTIONS") {
-    return exchange->respond({.status = 204, .body = {}, .content_type = {}, .headers = {{"Access-Control-Allow-Methods", "GET, POST, PUT, OPTIONS"}, {"Access-Control-Allow-Headers", "*"}}});
+    return exchange->respond({.status = 200, .body = {}, .content_type = {}, .headers = {{"Access-Control-Allow-Methods", "GET, POST, PUT, OPTIONS"}, {"Access-Control-Allow-Headers", "*"}}});
   }
   for (const char* prefix : kNotOffered) {
     if (path.starts_with(prefix)) return exchange->respond(error_response(501, fmt::format("{} is not offered: this server generates text from chat and prompts only", path), "", "not_implemented"));

@@ -241,7 +241,10 @@ std::vector<std::vector<int32_t>> read_prompts(const Api::Impl& api, const Field
   const Json* prompt = fields.find(key);
   is_list = false;
   if (!prompt) fields.reject(key, fmt::format("'{}' is required", key));
-  if (prompt->is_string()) return {api.raw_prompt(prompt->get<std::string>())};
+  if (prompt->is_string()) {
+    if (prompt->get_ref<const std::string&>().empty()) fields.reject(key, fmt::format("'{}' must not be empty", key));
+    return {api.raw_prompt(prompt->get<std::string>())};
+  }
   if (!prompt->is_array() || prompt->empty()) fields.reject(key, fmt::format("'{}' must be a string, an array of strings, an array of token ids or an array of such arrays, and not empty", key));
   if ((*prompt)[0].is_number()) return {fields.ids(key, api.tokenizer.vocab_size())};
   is_list = true;

@@ -107,7 +107,10 @@ HttpResponse error_response(int status, std::string_view message, std::string_vi
 
 HttpResponse error_response(const Error& error) {
   switch (error.code) {
-    case ErrorCode::invalid_argument: return error_response(400, error.message, error.param, error.param == "context" ? "context_length_exceeded" : "invalid_value");
+    case ErrorCode::invalid_argument: {
+      const bool missing = error.message.ends_with("is required");
+      return error_response(400, error.message, error.param, error.param == "context" ? "context_length_exceeded" : missing ? "missing_required_parameter" : "invalid_value");
+    }
     case ErrorCode::not_found: return error_response(404, error.message, error.param, "not_found");
     case ErrorCode::unsupported: return error_response(400, error.message, error.param, "unsupported");
     case ErrorCode::unavailable: return error_response(503, error.message, error.param, error.message.starts_with("the queue") ? "queue_full" : "unavailable");

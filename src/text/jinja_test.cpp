@@ -90,6 +90,23 @@ TEST(Jinja, OriginIsKept) {
   EXPECT_EQ(out->trusted, (std::vector<TextSpan>{{0, 3}, {7, 10}, {16, 24}}));
 }
 
+// The demo model's template is of our own writing and must ask for what the 12B's asks for.
+TEST(ChatTemplateGoldens, TheDemoModelsTemplateRendersAsThe12Bs) {
+  const json goldens = json::parse(read_file(test_data("serving/chat_template.json")));
+  auto parsed = JinjaTemplate::parse(read_file(std::filesystem::path(NIBBLE_REPO_DIR) / "models/demo/chat_template.jinja"));
+  ASSERT_TRUE(parsed.has_value()) << parsed.error().message;
+  for (const json& c : goldens["cases"]) {
+    json variables = c.value("kwargs", json::object());
+    variables["messages"] = c["messages"];
+    variables["tools"] = c.contains("tools") ? c["tools"] : json(nullptr);
+    variables["add_generation_prompt"] = c.value("add_generation_prompt", true);
+    const json& expected = c["expected"]["gemma-4-mid2026.jinja"];
+    const auto out = parsed->render(variables, goldens["special_tokens"]);
+    ASSERT_EQ(out.has_value(), expected.contains("text")) << c["id"];
+    if (out) EXPECT_EQ(out->text, expected["text"].get<std::string>()) << c["id"];
+  }
+}
+
 TEST(ChatTemplateGoldens, RealTemplatesRenderByteForByte) {
   const json goldens = json::parse(read_file(test_data("serving/chat_template.json")));
   const auto folder = shared_data("goldens/serving/templates");
