@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <functional>
 
+#include "app/chat.h"
 #include "app/inspect.h"
 #include "base/log.h"
 #include "base/nearest.h"
@@ -64,6 +65,15 @@ int run_command(const std::vector<std::string>& args) {
   logits->add_flag("--step-by-step", step_by_step, "one token at a time instead of one prefill");
   logits->add_option("--chunk", chunk, "prefill in chunks of so many tokens");
   command("generate", "{\"ids\"|\"prompt\"|\"messages\", \"max_new_tokens\", sampling fields} to the reply", [&] { return inspect_generate(flags); });
+
+  ChatFlags chat_flags;
+  CLI::App* chat = app.add_subcommand("chat", "a conversation in the terminal");
+  add_model_flags(*chat, chat_flags.model);
+  chat->add_option("--system", chat_flags.system, "system message");
+  chat->add_flag("--think", chat_flags.thinking, "let the model think first");
+  chat->add_option("--temperature", chat_flags.temperature, "0: the likeliest reply (default: the model's recommendation)");
+  chat->add_option("--max-tokens", chat_flags.max_tokens, "longest reply")->capture_default_str()->check(CLI::PositiveNumber);
+  chat->callback([&] { action = [&] { return run_chat(chat_flags); }; });
 
   std::vector<std::string> reversed(args.rbegin(), args.rend());
   try {
