@@ -3,9 +3,11 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <functional>
+#include <iostream>
 
 #include "app/chat.h"
 #include "app/inspect.h"
+#include "app/inspect_checkpoint.h"
 #include "base/log.h"
 #include "base/nearest.h"
 
@@ -55,7 +57,12 @@ int run_command(const std::vector<std::string>& args) {
     sub->callback([&action, run] { action = run; });
     return sub;
   };
-  command("checkpoint", "what a checkpoint holds and how it is quantized", [&] { return inspect_checkpoint(flags, json); })->add_flag("--json", json, "machine-readable");
+  bool plan = false;
+  CLI::App* checkpoint = command("checkpoint", "what a checkpoint holds and how it is quantized", [&] {
+    return inspect_checkpoint({.model = {flags.model_path, flags.revision, flags.download_dir}, .overrides = flags.override_args, .kv_cache_dtype = flags.kv_cache_dtype, .plan = plan, .json = json}, std::cout);
+  });
+  checkpoint->add_flag("--json", json, "machine-readable");
+  checkpoint->add_flag("--plan", plan, "the memory that serving would take here");
   command("tokens", "{\"text\": ...} or {\"ids\": [...]} to ids and text", [&] { return inspect_tokens(flags); });
   command("prompt", "an OpenAI chat request to the prompt and its ids", [&] { return inspect_prompt(flags, chat_template); })
       ->add_option("--chat-template", chat_template, "Jinja file instead of the checkpoint's");

@@ -229,32 +229,4 @@ int inspect_generate(const ModelFlags& flags) {
     return out;
   });
 }
-
-int inspect_checkpoint(const ModelFlags& flags, bool json) {
-  const auto loaded = load_configs(flags);
-  std::vector<std::string> problems;
-  const ModelWeights weights = ModelWeights::examine(loaded->folder, loaded->config, loaded->quant, problems);
-  const std::vector<WeightGroup> groups = weight_groups(weights);
-  int64_t bytes = 0;
-  for (const WeightGroup& group : groups) bytes += group.bytes;
-  const int64_t full_page = page_bytes(loaded->config, LayerKind::full, DType::bf16), sliding_page = page_bytes(loaded->config, LayerKind::sliding, DType::bf16);
-  if (json) {
-    Json out = {{"architecture", loaded->config.architecture}, {"model_type", loaded->config.model_type}, {"parameters", weights.parameter_count()}, {"bytes", bytes},
-                {"quantization", name_of(loaded->quant.algo)}, {"kv_cache", loaded->quant.kv_cache_fp8 ? "fp8_e4m3" : "bfloat16"}, {"kv_scales_found", weights.num_kv_scales}, {"kv_scales_used", 0},
-                {"ignored_tensors", weights.num_ignored}, {"context_length", loaded->config.max_position_embeddings}, {"groups", Json::array()}, {"warnings", weights.warnings}, {"problems", problems}};
-    for (const WeightGroup& g : groups) out["groups"].push_back({{"name", g.name}, {"format", g.format}, {"parameters", g.parameters}, {"bytes", g.bytes}});
-    std::cout << out.dump(2) << std::endl;
-  } else {
-    fmt::print("{}\n  {} ({}), {} layers, {:.3f} B parameters, context {}\n  quantization {}; KV cache {}; {} k_scale/v_scale found, none used (scale 1); {} tensors ignored\n\n",
-               loaded->folder.string(), loaded->config.architecture, loaded->config.model_type, loaded->config.num_layers(), static_cast<double>(weights.parameter_count()) / 1e9,
-               loaded->config.max_position_embeddings, name_of(loaded->quant.algo), loaded->quant.kv_cache_fp8 ? "fp8_e4m3" : "bfloat16", weights.num_kv_scales, weights.num_ignored);
-    fmt::print("  {:<12} {:<12} {:>16} {:>16}\n", "group", "format", "parameters", "bytes");
-    for (const WeightGroup& g : groups) fmt::print("  {:<12} {:<12} {:>16} {:>16}\n", g.name, g.format, g.parameters, g.bytes);
-    fmt::print("  {:<12} {:<12} {:>16} {:>16}\n\n  KV cache in bfloat16: {} bytes a token on full layers, {} on sliding ones (window {})\n", "total", "", weights.parameter_count(), bytes, full_page / kPageTokens,
-               sliding_page / kPageTokens, loaded->config.sliding_window);
-    for (const std::string& warning : weights.warnings) fmt::print("  warning: {}\n", warning);
-    for (const std::string& problem : problems) fmt::print("  PROBLEM: {}\n", problem);
-  }
-  return problems.empty() ? 0 : 2;
-}
 }  // namespace nibble

@@ -11,5 +11,4 @@ int inspect_prompt(const ModelFlags& flags, const std::string& chat_template);
 int inspect_message(const ModelFlags& flags);
 int inspect_logits(const ModelFlags& flags, const std::string& out_file, bool step_by_step, int chunk);
 int inspect_generate(const ModelFlags& flags);
-int inspect_checkpoint(const ModelFlags& flags, bool json);
 }  // namespace nibble
