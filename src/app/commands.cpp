@@ -5,6 +5,7 @@
 #include <functional>
 #include <iostream>
 
+#include "app/bench_ops.h"
 #include "app/chat.h"
 #include "app/inspect.h"
 #include "app/inspect_checkpoint.h"
@@ -81,6 +82,15 @@ int run_command(const std::vector<std::string>& args) {
   chat->add_option("--temperature", chat_flags.temperature, "0: the likeliest reply (default: the model's recommendation)");
   chat->add_option("--max-tokens", chat_flags.max_tokens, "longest reply")->capture_default_str()->check(CLI::PositiveNumber);
   chat->callback([&] { action = [&] { return run_chat(chat_flags); }; });
+
+  BenchOpsFlags bench_flags;
+  CLI::App* bench = app.add_subcommand("bench", "measure against the machine's own roof");
+  bench->require_subcommand(1);
+  CLI::App* ops = bench->add_subcommand("ops", "linear kernels in every weight format, in GB/s and GFLOP/s");
+  ops->add_option("--threads", bench_flags.threads, "CPU threads (default: one per core)");
+  ops->add_option("--out", bench_flags.out, "folder for the JSON");
+  ops->add_option("--seconds", bench_flags.seconds, "per measurement")->capture_default_str()->check(CLI::PositiveNumber);
+  ops->callback([&] { action = [&] { return run_bench_ops(bench_flags); }; });
 
   std::vector<std::string> reversed(args.rbegin(), args.rend());
   try {

@@ -388,4 +388,29 @@ void run(const Packed& weight, const uint16_t* x, int64_t rows, float output_sca
     }
   });
 }
+
+void touch(const uint8_t* memory, int64_t bytes) {
+  __m512i sums[4] = {};
+  for (int64_t at = 0; at < bytes; at += 256) {
+    for (int i = 0; i < 4; ++i) {
+      _mm_prefetch(reinterpret_cast<const char*>(memory + at + i * 64) + 4096, _MM_HINT_T0);
+      sums[i] = _mm512_xor_si512(sums[i], _mm512_load_si512(memory + at + i * 64));
+    }
+  }
+  volatile int64_t sink = _mm512_reduce_add_epi64(_mm512_xor_si512(_mm512_xor_si512(sums[0], sums[1]), _mm512_xor_si512(sums[2], sums[3])));
+  static_cast<void>(sink);
+}
+
+void spin(int64_t rounds) {
+  __m512 sums[16];
+  for (auto& s : sums) s = _mm512_setzero_ps();
+  const __m512bh a = as_bh(_mm512_set1_epi16(0x3f80)), b = as_bh(_mm512_set1_epi16(0x3c00));
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (auto& s : sums) s = _mm512_dpbf16_ps(s, a, b);
+  }
+  float total = 0;
+  for (const auto& s : sums) total += _mm512_reduce_add_ps(s);
+  volatile float sink = total;
+  static_cast<void>(sink);
+}
 }  // namespace nibble::cpu::avx512_bf16

@@ -26,4 +26,8 @@ void pack(const LinearWeight& weight, const Packed& plan, uint8_t* data, ThreadP
 
 // x [rows, padded_in] bf16 with zeros in the padding, out [rows, N] f32.
 void run(const Packed& weight, const uint16_t* x, int64_t rows, float output_scale, float* out, ThreadPool& threads);
+// For the roofs: reads every byte once; forms products in registers only.
+void touch(const uint8_t* memory, int64_t bytes);
+void spin(int64_t rounds);
+constexpr int64_t flops_of_spin(int64_t rounds) { return rounds * 16 * 64; }  // sixteen chains of 16 lanes, two multiply-adds each
 }  // namespace nibble::cpu::avx512_bf16

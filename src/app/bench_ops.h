@@ -1,0 +1,13 @@
+// `nibble bench ops`: the linear kernels against this machine's own roof, measured in the same run.
+#pragma once
+
+#include <string>
+
+namespace nibble {
+struct BenchOpsFlags {
+  int threads = 0;        // 0: one per core
+  std::string out;        // folder for the JSON; empty: none
+  double seconds = 0.5;   // per measurement
+};
+int run_bench_ops(const BenchOpsFlags& flags);
+}  // namespace nibble
