@@ -18,7 +18,7 @@ MAY_INCLUDE = {
     "quant": ["base", "formats", "text", "kernels", "model"],
     "engine": ["base", "formats", "text", "media", "kernels", "model"],
     "server": ["base", "text", "engine"],
-    "eval": ["base", "text", "engine", "server"],
+    "eval": ["base", "formats", "text", "kernels", "model", "engine", "server"],
     "app": ["base", "formats", "text", "media", "kernels", "model", "quant", "engine", "server", "eval"],
 }
 HEAVY = re.compile(r"^(boost/|nlohmann/json\.hpp|simdjson\.h|spdlog/|CLI/)")

@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "app/machine.h"
 #include "app/version.h"
 #include "base/clock.h"
 #include "base/file_io.h"
@@ -21,14 +21,6 @@
 namespace nibble {
 namespace {
 using Json = nlohmann::ordered_json;
-
-std::string machine_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  }
-  return "unknown";
-}
 
 // The median time of one call, over at least `seconds`.
 template <typename Call>

@@ -5,7 +5,7 @@
 #include <functional>
 #include <iostream>
 
-#include "app/bench_ops.h"
+#include "app/bench_commands.h"
 #include "app/chat.h"
 #include "app/inspect.h"
 #include "app/inspect_checkpoint.h"
@@ -16,16 +16,7 @@ namespace nibble {
 namespace {
 void add_model_flags(CLI::App& app, ModelFlags& flags) {
   app.add_option("MODEL,--model-path,--model", flags.model_path, "model folder, id in the local Hugging Face cache, or demo")->capture_default_str();
-  app.add_option("--revision", flags.revision, "branch or commit in the cache");
-  app.add_option("--tokenizer-path", flags.tokenizer_path, "folder of the tokenizer (default: the model's)");
-  app.add_option("--device", flags.device, "auto, cpu")->capture_default_str();
-  app.add_option("--threads", flags.threads, "CPU threads (default: one per core)");
-  app.add_option("--dtype", flags.dtype, "auto, bfloat16, float32 (everything in f32: to compare with a reference)")->capture_default_str();
-  app.add_option("--load-format", flags.load_format, "auto, safetensors, dummy")->capture_default_str();
-  app.add_option("--quantization", flags.quantization, "must agree with the checkpoint");
-  app.add_option("--kv-cache-dtype", flags.kv_cache_dtype, "auto, float32, bfloat16, fp8_e4m3")->capture_default_str();
-  app.add_option("--activation-quant", flags.activation_quant, "auto, none, nvfp4")->capture_default_str();
-  app.add_option("--json-model-override-args", flags.override_args, "JSON merged into config.json");
+  add_model_detail_flags(app, flags);
 }
 
 std::vector<std::string> option_names(const CLI::App& app) {
@@ -83,14 +74,9 @@ int run_command(const std::vector<std::string>& args) {
   chat->add_option("--max-tokens", chat_flags.max_tokens, "longest reply")->capture_default_str()->check(CLI::PositiveNumber);
   chat->callback([&] { action = [&] { return run_chat(chat_flags); }; });
 
-  BenchOpsFlags bench_flags;
-  CLI::App* bench = app.add_subcommand("bench", "measure against the machine's own roof");
-  bench->require_subcommand(1);
-  CLI::App* ops = bench->add_subcommand("ops", "linear kernels in every weight format, in GB/s and GFLOP/s");
-  ops->add_option("--threads", bench_flags.threads, "CPU threads (default: one per core)");
-  ops->add_option("--out", bench_flags.out, "folder for the JSON");
-  ops->add_option("--seconds", bench_flags.seconds, "per measurement")->capture_default_str()->check(CLI::PositiveNumber);
-  ops->callback([&] { action = [&] { return run_bench_ops(bench_flags); }; });
+  std::string command_line = "nibble";
+  for (const std::string& arg : args) command_line += " " + arg;
+  add_bench_commands(*app.add_subcommand("bench", "load tests, engine timings, kernels against the machine's own roof"), command_line, action);
 
   std::vector<std::string> reversed(args.rbegin(), args.rend());
   try {

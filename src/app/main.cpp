@@ -14,6 +14,8 @@ constexpr const char* kHelp =
     "  nibble serve [MODEL]      OpenAI-compatible server (default: the demo model)\n"
     "  nibble chat [MODEL]       a conversation in the terminal\n"
     "  nibble inspect ...        look into a checkpoint, a prompt, tokens, a message, logits\n"
+    "  nibble bench serving      load test of a server, or of a model in this process\n"
+    "  nibble bench offline      prefill and decode of the engine alone\n"
     "  nibble bench ops          kernels against the machine's own roof\n"
     "  nibble --version\n\n"
     "Each command explains itself with --help. MODEL is a folder in Hugging Face layout, an id in the\n"

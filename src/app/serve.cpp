@@ -9,6 +9,7 @@
 #include <random>
 #include <thread>
 
+#include "app/local_server.h"
 #include "app/model_loader.h"
 #include "app/serve_flags.h"
 #include "app/version.h"
@@ -60,27 +61,14 @@ std::vector<std::string> split_names(const std::string& text) {
 }
 
 ApiOptions api_options(const ServeFlags& flags, const LoadedModel& loaded, const Tokenizer& tokenizer, uint64_t seed) {
-  ApiOptions options;
+  ApiOptions options = api_options_of(loaded, tokenizer);
   const std::string names = flags.text("served-model-name");
   options.served_names = split_names(names.empty() ? flags.text("model-path") : names);
   options.model_path = flags.text("model-path");
-  options.tokenizer_path = loaded.tokenizer_folder.string();
-  options.model_type = loaded.config.model_type;
-  options.architecture = loaded.config.architecture;
-  options.version = kVersion;
   options.api_key = flags.text("api-key");
   options.admin_api_key = flags.text("admin-api-key");
   options.strict_model_name = flags.flag("strict-model-name");
-  options.context_length = loaded.context_length;
-  options.bos_token_id = loaded.config.bos_token_id;
-  options.stop_ids = loaded.generation.eos_token_ids;
-  const SpecialTokenNames names_of_tokens = read_special_token_names(loaded.tokenizer_folder);
-  if (const auto eos = tokenizer.id_of(names_of_tokens.eos)) options.stop_ids.push_back(*eos);
-  if (flags.text("sampling-defaults") == "model") {
-    const GenerationConfig& g = loaded.generation;
-    options.chat_defaults = {.temperature = g.temperature.value_or(1.0f), .top_p = g.top_p.value_or(1.0f), .min_p = g.min_p.value_or(0.0f),
-                             .repetition_penalty = g.repetition_penalty.value_or(1.0f), .top_k = g.top_k.value_or(-1)};
-  }
+  if (flags.text("sampling-defaults") != "model") options.chat_defaults = {};
   options.reasoning_parser = flags.text("reasoning-parser") != "none";
   options.tool_parser = flags.text("tool-call-parser") != "none";
   options.trust_special_tokens_in_text = flags.flag("trust-special-tokens-in-text");

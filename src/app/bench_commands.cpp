@@ -1,0 +1,99 @@
+#include "app/bench_commands.h"
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "app/bench_offline.h"
+#include "app/bench_ops.h"
+#include "app/bench_serving.h"
+#include "app/model_loader.h"
+
+namespace nibble {
+void add_model_detail_flags(CLI::App& app, ModelFlags& flags) {
+  app.add_option("--revision", flags.revision, "branch or commit in the cache");
+  app.add_option("--tokenizer-path", flags.tokenizer_path, "folder of the tokenizer (default: the model's)");
+  app.add_option("--device", flags.device, "auto, cpu, cuda, cuda:N")->capture_default_str();
+  app.add_option("--threads", flags.threads, "CPU threads (default: one per core)");
+  app.add_option("--dtype", flags.dtype, "auto, bfloat16, float32 (everything in f32: to compare with a reference)")->capture_default_str();
+  app.add_option("--load-format", flags.load_format, "auto, safetensors, dummy")->capture_default_str();
+  app.add_option("--quantization", flags.quantization, "must agree with the checkpoint");
+  app.add_option("--kv-cache-dtype", flags.kv_cache_dtype, "auto, float32, bfloat16, fp8_e4m3")->capture_default_str();
+  app.add_option("--activation-quant", flags.activation_quant, "auto, none, nvfp4")->capture_default_str();
+  app.add_option("--json-model-override-args", flags.override_args, "JSON merged into config.json");
+}
+
+namespace {
+void add_serving(CLI::App& bench, const std::string& command_line, std::function<int()>& action) {
+  auto flags = std::make_shared<BenchServingFlags>();
+  flags->command_line = command_line;
+  CLI::App* app = bench.add_subcommand("serving", "load test of a server: time to first token, inter-token latency, throughput over concurrency");
+  app->add_option("--base-url", flags->base_url, "the server")->capture_default_str();
+  app->add_option("--api-key", flags->api_key, "sent as Bearer token")->capture_default_str();
+  app->add_option("--model", flags->model_name, "the model's name in requests (default: the first that the server lists)");
+  app->add_option("--model-path", flags->model.model_path, "run this model in process instead of asking a server")->each([flags](const std::string&) { flags->in_process = true; });
+  app->add_option("--prompts", flags->prompts, "JSONL of {question_id, category, messages}");
+  app->add_option("--workload", flags->workload, "random (token ids), words (chat); both synthetic");
+  app->add_option("--input-len", flags->input_len, "tokens (random) or words of a synthetic prompt")->capture_default_str()->check(CLI::PositiveNumber);
+  app->add_option("--random-ids", flags->random_ids, "range of random token ids, LOW:HIGH")->capture_default_str();
+  app->add_option("--output-len", flags->output_len, "exactly so many output tokens (ignore_eos) instead of --max-tokens");
+  app->add_option("--max-tokens", flags->max_tokens, "output cap")->capture_default_str()->check(CLI::PositiveNumber);
+  app->add_option("--num-prompts,--num-examples", flags->num_prompts, "of the shuffled prompts (default: all of a file; four per request in flight, at least 16, of a synthetic workload)");
+  app->add_option("--concurrency", flags->concurrency, "requests in flight; a list sweeps")->capture_default_str();
+  app->add_option("--rate", flags->rate, "open loop: Poisson arrivals per second instead of --concurrency");
+  app->add_option("--seed", flags->seed, "of order, arrivals and synthetic prompts")->capture_default_str();
+  app->add_option("--warmup", flags->warmup, "requests before the clock runs (default: the larger of concurrency and 8)");
+  app->add_option("--repeats", flags->repeats, "measure so often; the median run and the spread are reported")->capture_default_str()->check(CLI::PositiveNumber);
+  app->add_flag("--multi-turn", flags->multi_turn, "all turns of a conversation in order, with the model's own replies between");
+  app->add_flag("--no-shared-prefix", flags->no_shared_prefix, "a salt of its own for each request: nothing comes from the prefix cache");
+  app->add_flag("--usage-per-chunk", flags->chunk_usage, "ask for usage on every chunk (continuous_usage_stats)");
+  app->add_option("--slo", flags->slo, "limits in ms for goodput: ttft=500,itl=50");
+  app->add_option("--extra-request", flags->extra, "JSON merged into every request");
+  app->add_option("--client-tokenizer", flags->tokenizer_path, "folder of a tokenizer.json, to count input tokens without the chat template");
+  app->add_option("--load-format", flags->model.load_format, "in process: auto, safetensors, dummy")->capture_default_str();
+  app->add_option("--device", flags->model.device, "in process: auto, cpu, cuda, cuda:N")->capture_default_str();
+  app->add_option("--threads", flags->model.threads, "in process: CPU threads");
+  app->add_option("--out", flags->out, "folder for results")->capture_default_str();
+  app->add_option("--name", flags->name, "in the result's folder name");
+  app->add_flag("--json", flags->json, "machine-readable");
+  app->callback([flags, &action] {
+    if (flags->prompts.empty() && flags->workload.empty()) flags->workload = "words";
+    action = [flags] { return run_bench_serving(*flags); };
+  });
+}
+
+void add_offline(CLI::App& bench, const std::string& command_line, std::function<int()>& action) {
+  auto flags = std::make_shared<BenchOfflineFlags>();
+  flags->command_line = command_line;
+  CLI::App* app = bench.add_subcommand("offline", "the engine in this process: prefill and decode at a given batch and context");
+  app->add_option("MODEL,--model-path,--model", flags->model.model_path, "model folder, id in the local Hugging Face cache, or demo")->capture_default_str();
+  add_model_detail_flags(*app, flags->model);
+  app->add_option("--batch", flags->batch, "sequences at once; a list sweeps")->capture_default_str();
+  app->add_option("--input-len", flags->input_len, "prompt tokens; a list sweeps")->capture_default_str();
+  app->add_option("--output-len", flags->output_len, "decoded tokens")->capture_default_str()->check(CLI::PositiveNumber);
+  app->add_option("--chunked-prefill-size", flags->chunked_prefill, "rows of prefill in a step")->capture_default_str()->check(CLI::PositiveNumber);
+  app->add_option("--max-total-tokens", flags->model.max_total_tokens, "KV cache (default: what the largest batch needs)");
+  app->add_option("--repeats", flags->repeats, "per measurement")->capture_default_str()->check(CLI::PositiveNumber);
+  app->add_option("--seed", flags->seed, "of the random prompts")->capture_default_str();
+  app->add_option("--out", flags->out, "folder for results (default: none)");
+  app->add_option("--name", flags->name, "in the result's folder name");
+  app->add_flag("--json", flags->json, "machine-readable");
+  app->callback([flags, &action] { action = [flags] { return run_bench_offline(*flags); }; });
+}
+
+void add_ops(CLI::App& bench, std::function<int()>& action) {
+  auto flags = std::make_shared<BenchOpsFlags>();
+  CLI::App* app = bench.add_subcommand("ops", "linear kernels in every weight format, in GB/s and GFLOP/s");
+  app->add_option("--threads", flags->threads, "CPU threads (default: one per core)");
+  app->add_option("--out", flags->out, "folder for the JSON");
+  app->add_option("--seconds", flags->seconds, "per measurement")->capture_default_str()->check(CLI::PositiveNumber);
+  app->callback([flags, &action] { action = [flags] { return run_bench_ops(*flags); }; });
+}
+}  // namespace
+
+void add_bench_commands(CLI::App& bench, const std::string& command_line, std::function<int()>& action) {
+  bench.require_subcommand(1);
+  add_serving(bench, command_line, action);
+  add_offline(bench, command_line, action);
+  add_ops(bench, action);
+}
+}  // namespace nibble
