@@ -37,6 +37,12 @@ target_link_libraries(nibble_options INTERFACE fmt::fmt-header-only Threads::Thr
 function(nibble_room name)
   cmake_parse_arguments(ARG "" "" "DEPS;LIBS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
+  # A folder cuda/ is compiled with the CUDA backend, nocuda/ stands in without it.
+  if(NIBBLE_CUDA)
+    list(FILTER sources EXCLUDE REGEX "/nocuda/")
+  else()
+    list(FILTER sources EXCLUDE REGEX "/cuda/")
+  endif()
   set(tests ${sources})
   set(benches ${sources})
   list(FILTER tests INCLUDE REGEX "_test\\.cpp$")

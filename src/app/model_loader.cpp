@@ -27,11 +27,28 @@ DType choose_kv_dtype(const ModelFlags& flags, const QuantConfig& quant) {
   return quant.kv_cache_fp8 ? DType::e4m3 : DType::bf16;
 }
 
+// auto: the GPU where there is one that the build's kernels run on, and it can do what the flags ask.
+std::unique_ptr<Backend> choose_backend(const ModelFlags& flags) {
+  const bool cpu_only = flags.dtype == "float32" || flags.kv_cache_dtype == "float32" || flags.activation_quant == "nvfp4";
+  if (flags.device == "cuda" && cpu_only) {
+    raise(ErrorCode::invalid_argument, "--device cuda computes in bfloat16 with a bfloat16 or fp8_e4m3 KV cache; use --device cpu for float32 and for --activation-quant nvfp4");
+  }
+  if (flags.device != "cpu" && !cpu_only) {
+    try {
+      return make_cuda_backend({.max_rows = flags.max_rows});
+    } catch (const Error& error) {
+      if (flags.device == "cuda") throw;
+      log_info("{}", error.message);
+    }
+  }
+  return make_cpu_backend({.num_threads = flags.threads});
+}
+
 std::string_view kv_name(DType dtype) { return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "fp8_e4m3"; }
 }  // namespace
 
 void check_model_flags(const ModelFlags& flags) {
-  check_one_of("--device", flags.device, {"auto", "cpu"}, "; this build computes on the CPU only");
+  check_one_of("--device", flags.device, {"auto", "cpu", "cuda"}, "");
   check_one_of("--dtype", flags.dtype, {"auto", "bfloat16", "float32"}, "; float16 overflows with this model's activations");
   check_one_of("--load-format", flags.load_format, {"auto", "safetensors", "dummy"}, "");
   check_one_of("--kv-cache-dtype", flags.kv_cache_dtype, {"auto", "float32", "bfloat16", "bf16", "fp8_e4m3"}, "");
@@ -65,7 +82,7 @@ std::unique_ptr<LoadedModel> load_model(const ModelFlags& flags) {
   loaded->weights = flags.load_format == "dummy" ? ModelWeights::dummy(loaded->config, loaded->quant, flags.random_seed)
                                                  : ModelWeights::load(loaded->folder, loaded->config, loaded->quant);
   for (const std::string& warning : loaded->weights.warnings) log_warning("{}", warning);
-  loaded->backend = make_cpu_backend({.num_threads = flags.threads});
+  loaded->backend = choose_backend(flags);
   loaded->kv_cache = choose_kv_dtype(flags, loaded->quant);
 
   ModelOptions options;

@@ -3,6 +3,7 @@
 // Pages. A page holds kPageTokens positions of one sequence, for all key/value heads of one layer, in the cache's dtype with scale 1:
 //   k  [pages, kv_heads, head_dim, kPageTokens]   lanes are positions, so that sixteen scores are formed at once
 //   v  [pages, kv_heads, kPageTokens, head_dim]   lanes are channels
+// (on a CUDA device k lies as v does; only attention and qkv_prepare look into pages)
 //
 // Visibility. A query at position q sees the keys k <= q, on sliding layers only k > q - window: the window counts the query itself.
 //
@@ -29,6 +30,13 @@ struct PagedRows {
 // cos and sin of every rotated pair at every position of the step's rows, made once a step and layer kind.
 struct RotaryTable {
   Tensor cos, sin;  // [rows, rotated_pairs] f32
+};
+
+// Fills a table: the angle of pair p at position n is n * frequencies[p].
+struct RotaryArgs {
+  std::span<const float> frequencies;      // [rotated_pairs]
+  std::span<const PagedRows> sequences;
+  RotaryTable table;
 };
 
 // q = rope(rms(q, q_norm)); k' = rope(rms(k, k_norm)) and v' = rms(v) go into the pages.
@@ -58,6 +66,7 @@ void validate(const AttentionArgs& args);
 
 class ThreadPool;
 namespace cpu {
+void rotary(const RotaryArgs& args);
 void qkv_prepare(const QkvPrepareArgs& args, ThreadPool& threads);
 void attention_plain(const AttentionArgs& args);
 }  // namespace cpu

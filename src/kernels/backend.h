@@ -4,6 +4,7 @@
 // given at preparation. Ops are ordered: each sees the results of those before it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -26,10 +27,26 @@ class PreparedLinear {
 // How activations enter linear layers. NVFP4 weights with an input scale may ask for their inputs to be rounded to NVFP4 as well.
 enum class ActivationQuant { none, nvfp4 };
 
+// What one step is about, known before its first op. The ops of the step pass the same spans.
+struct StepPlan {
+  std::span<const int32_t> ids;
+  std::span<const PagedRows> full_rows, sliding_rows;
+  std::span<const int32_t> logit_rows;
+  int32_t full_group = 1, sliding_group = 1;  // query heads per key/value head
+  int32_t sliding_window = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string description() const = 0;  // "cpu, 2 threads, avx512-bf16"
+  virtual bool on_host() const { return true; } // whether its tensors may be read directly
+
+  // Runs the ops of a step, which `body` calls for `rows` rows of which `logit_rows` want logits. A backend may pad both (pads read and write scratch alone),
+  // and may record the ops and repeat the record for a later step of the same size, without calling `body`.
+  virtual void run_step(const StepPlan& plan, const std::function<void(int64_t rows, int64_t logit_rows)>& body) {
+    body(static_cast<int64_t>(plan.ids.size()), static_cast<int64_t>(plan.logit_rows.size()));
+  }
 
   // Zeroed, aligned to 64 bytes; raises out_of_memory naming `what`.
   virtual Tensor allocate(DType dtype, const Shape& shape, const char* what) = 0;
@@ -37,7 +54,22 @@ class Backend {
   virtual std::unique_ptr<PreparedLinear> prepare_linear(const LinearWeight& weight, ActivationQuant activations) = 0;
   // x [rows, K] bf16 or f32, out [rows, N] f32. bf16 inputs use the fast kernels; f32 inputs compute in f32.
   virtual void linear(const PreparedLinear& weight, const Tensor& x, const Tensor& out) = 0;
+  // Up to three linear layers of one input, as one op where a backend can.
+  struct LinearJob {
+    const PreparedLinear* weight;
+    Tensor out;
+  };
+  virtual void linear_group(std::span<const LinearJob> jobs, const Tensor& x) {
+    for (const LinearJob& job : jobs) linear(*job.weight, x, job.out);
+  }
+  // out = gelu(x Wgate^T) * (x Wup^T); gate_out and up_out [rows, inner] f32 are scratch that a backend may leave alone.
+  virtual void gated_linear(const PreparedLinear& gate, const PreparedLinear& up, const Tensor& x, const Tensor& gate_out, const Tensor& up_out, const Tensor& out) {
+    linear(gate, x, gate_out);
+    linear(up, x, up_out);
+    gelu_gate({.gate = gate_out, .up = up_out, .out = out});
+  }
 
+  virtual void rotary(const RotaryArgs& args) = 0;
   virtual void embed(const EmbedArgs& args) = 0;
   virtual void rms_norm(const RmsNormArgs& args) = 0;
   virtual void rms_norm_add(const RmsNormAddArgs& args) = 0;
@@ -47,7 +79,8 @@ class Backend {
   virtual void softcap(const Tensor& logits, float cap) = 0;
   // out[i] = x[rows[i]]; x [n, hidden] f32, out [rows.size(), hidden] f32.
   virtual void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& out) = 0;
-  // Copies between host and device memory; returns when the bytes are there.
+  // Copies between host memory and the backend's tensors; they return when the bytes are there.
+  virtual void upload(const void* from, const Tensor& to) = 0;
   virtual void download(const Tensor& from, void* to) = 0;
 };
 
@@ -55,4 +88,12 @@ struct CpuBackendOptions {
   int num_threads = 0;  // 0: one per core
 };
 std::unique_ptr<Backend> make_cpu_backend(const CpuBackendOptions& options);
+
+struct CudaBackendOptions {
+  int device = 0;
+  int64_t max_rows = 512;   // rows of one step
+  bool record = true;       // repeat small steps as CUDA graphs
+};
+// Raises unavailable, with the reason, in a build without CUDA or on a machine without a device that it runs on.
+std::unique_ptr<Backend> make_cuda_backend(const CudaBackendOptions& options);
 }  // namespace nibble

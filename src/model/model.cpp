@@ -70,6 +70,7 @@ void Gemma4Model::allocate_scratch() {
   gated_ = make(options_.activations, inner);
   last_ = make(DType::f32, hidden);
   last_normed_ = make(options_.activations, hidden);
+  if (!backend_.on_host()) logits_ = backend_.allocate(DType::f32, {std::min<int64_t>(rows, 256), config_.vocab_size}, "logits");
 
   for (const LayerKind kind : {LayerKind::sliding, LayerKind::full}) {
     const auto layer = std::find_if(config_.layers.begin(), config_.layers.end(), [&](const LayerConfig& l) { return l.kind == kind; });
@@ -86,24 +87,15 @@ void Gemma4Model::allocate_scratch() {
   }
 }
 
-RotaryTable Gemma4Model::fill_rotary(LayerKind kind, std::span<const SequenceSlice> sequences) {
-  Rotary& rotary = kind == LayerKind::full ? full_rotary_ : sliding_rotary_;
+RotaryTable Gemma4Model::fill_rotary(const Rotary& rotary, std::span<const PagedRows> sequences, int64_t rows) {
   const auto pairs = static_cast<int64_t>(rotary.frequencies.size());
-  for (const SequenceSlice& slice : sequences) {
-    for (int64_t i = 0; i < slice.num_rows; ++i) {
-      const float position = static_cast<float>(slice.first_position + i);
-      for (int64_t p = 0; p < pairs; ++p) {
-        const float angle = position * rotary.frequencies[static_cast<size_t>(p)];
-        rotary.cos.as<float>()[(slice.first_row + i) * pairs + p] = std::cos(angle);
-        rotary.sin.as<float>()[(slice.first_row + i) * pairs + p] = std::sin(angle);
-      }
-    }
-  }
-  return {rotary.cos, rotary.sin};
+  const RotaryTable table{view(rotary.cos, rows, pairs), view(rotary.sin, rows, pairs)};
+  if (pairs > 0) backend_.rotary({.frequencies = rotary.frequencies, .sequences = sequences, .table = table});
+  return table;
 }
 
 void Gemma4Model::forward(const Step& step, float* logits) {
-  const auto rows = static_cast<int64_t>(step.ids.size());
+  const auto rows = static_cast<int64_t>(step.ids.size()), wanted = static_cast<int64_t>(step.logit_rows.size());
   NB_ASSERT(rows > 0 && rows <= options_.max_rows, "a step must have 1 to max_rows rows");
   full_rows_.clear();
   sliding_rows_.clear();
@@ -111,8 +103,28 @@ void Gemma4Model::forward(const Step& step, float* logits) {
     full_rows_.push_back({s.first_row, s.num_rows, s.first_position, s.full_pages});
     sliding_rows_.push_back({s.first_row, s.num_rows, s.first_position, s.sliding_pages});
   }
-  const RotaryTable sliding = fill_rotary(LayerKind::sliding, step.sequences), full = fill_rotary(LayerKind::full, step.sequences);
+  const Tensor& out = logits_ ? logits_ : Tensor{logits, DType::f32, {wanted, config_.vocab_size}};
+  const bool at_once = wanted > 0 && wanted <= out.rows();
+  const auto group = [&](LayerKind kind) {
+    for (const Layer& layer : layers_) {
+      if (layer.config.kind == kind) return config_.num_attention_heads / layer.config.num_kv_heads;
+    }
+    return 1;
+  };
+  backend_.run_step({.ids = step.ids, .full_rows = full_rows_, .sliding_rows = sliding_rows_, .logit_rows = step.logit_rows, .full_group = group(LayerKind::full),
+                     .sliding_group = group(LayerKind::sliding), .sliding_window = config_.sliding_window},
+                    [&](int64_t padded_rows, int64_t padded_wanted) { run_layers(step, padded_rows, padded_wanted, at_once ? out : Tensor{}); });
+  if (!logits_ || wanted == 0) return;
+  // The device keeps a part of the logits at a time.
+  for (int64_t done = 0; done < wanted; done += out.rows()) {
+    const int64_t n = std::min(out.rows(), wanted - done);
+    if (!at_once) run_head(last_normed_.slice_rows(done, n), view(logits_, n, config_.vocab_size));
+    backend_.download(view(logits_, n, config_.vocab_size), logits + done * config_.vocab_size);
+  }
+}
 
+void Gemma4Model::run_layers(const Step& step, int64_t rows, int64_t wanted, const Tensor& logits) {
+  const RotaryTable sliding = fill_rotary(sliding_rotary_, sliding_rows_, rows), full = fill_rotary(full_rotary_, full_rows_, rows);
   const int64_t hidden = config_.hidden_size;
   const float embed_scale = to_float(to_bf16(std::sqrt(static_cast<float>(hidden))));
   backend_.embed({.ids = step.ids, .table = weights_.embed, .scale = embed_scale, .round_to_bf16 = options_.activations == DType::bf16,
@@ -123,14 +135,15 @@ void Gemma4Model::forward(const Step& step, float* logits) {
     const Tensor* next_norm = i + 1 < layers_.size() ? &layers_[i + 1].weights->input_norm : nullptr;
     run_layer(layers_[i], is_full ? full : sliding, is_full ? full_rows_ : sliding_rows_, rows, next_norm);
   }
-
-  const auto wanted = static_cast<int64_t>(step.logit_rows.size());
   if (wanted == 0) return;
   backend_.gather_rows(view(x_, rows, hidden), step.logit_rows, view(last_, wanted, hidden));
   backend_.rms_norm({.x = view(last_, wanted, hidden), .weight = weights_.final_norm, .out = view(last_normed_, wanted, hidden), .eps = config_.rms_norm_eps});
-  const Tensor out{logits, DType::f32, {wanted, config_.vocab_size}};
-  backend_.linear(*head_, view(last_normed_, wanted, hidden), out);
-  backend_.softcap(out, config_.final_logit_softcapping);
+  if (logits) run_head(view(last_normed_, wanted, hidden), view(logits, wanted, config_.vocab_size));
+}
+
+void Gemma4Model::run_head(const Tensor& normed, const Tensor& logits) {
+  backend_.linear(*head_, normed, logits);
+  backend_.softcap(logits, config_.final_logit_softcapping);
 }
 
 // On entry h_ holds rms(x, input_norm); on return the same for the next layer.
@@ -140,9 +153,8 @@ void Gemma4Model::run_layer(Layer& layer, const RotaryTable& rotary, std::span<c
   const int64_t heads = config_.num_attention_heads, kv_heads = layer.config.num_kv_heads, d = layer.config.head_dim;
   const Tensor h = view(h_, rows, hidden), x = view(x_, rows, hidden), sublayer = view(sublayer_, rows, hidden);
 
-  backend_.linear(*layer.q, h, view(q_, rows, heads * d));
-  backend_.linear(*layer.k, h, view(k_, rows, kv_heads * d));
-  if (layer.v) backend_.linear(*layer.v, h, view(v_, rows, kv_heads * d));
+  const Backend::LinearJob projections[] = {{layer.q.get(), view(q_, rows, heads * d)}, {layer.k.get(), view(k_, rows, kv_heads * d)}, {layer.v.get(), view(v_, rows, kv_heads * d)}};
+  backend_.linear_group(std::span(projections, layer.v ? 3 : 2), h);
   const Tensor q = view(q_, rows, heads, d), k = view(k_, rows, kv_heads, d), v = layer.v ? view(v_, rows, kv_heads, d) : k;
   backend_.qkv_prepare({.q = q, .k = k, .v = v, .q_norm = w.q_norm, .k_norm = w.k_norm, .rotary = rotary, .k_pages = layer.k_pages,
                         .v_pages = layer.v_pages, .sequences = sequences, .eps = config_.rms_norm_eps});
@@ -152,9 +164,7 @@ void Gemma4Model::run_layer(Layer& layer, const RotaryTable& rotary, std::span<c
   backend_.rms_norm_add({.x = sublayer, .weight = w.post_attention_norm, .residual = x, .scale = 1.0f, .next_weight = w.pre_feedforward_norm, .out = h,
                          .eps = config_.rms_norm_eps});
 
-  backend_.linear(*layer.gate, h, view(gate_, rows, inner));
-  backend_.linear(*layer.up, h, view(up_, rows, inner));
-  backend_.gelu_gate({.gate = view(gate_, rows, inner), .up = view(up_, rows, inner), .out = view(gated_, rows, inner)});
+  backend_.gated_linear(*layer.gate, *layer.up, h, view(gate_, rows, inner), view(up_, rows, inner), view(gated_, rows, inner));
   backend_.linear(*layer.down, view(gated_, rows, inner), sublayer);
   backend_.rms_norm_add({.x = sublayer, .weight = w.post_feedforward_norm, .residual = x, .scale = w.layer_scalar,
                          .next_weight = next_norm ? *next_norm : Tensor{}, .out = h, .eps = config_.rms_norm_eps});

@@ -61,7 +61,9 @@ class Gemma4Model final : public ForwardModel {
 
   void prepare_layers();
   void allocate_scratch();
-  RotaryTable fill_rotary(LayerKind kind, std::span<const SequenceSlice> sequences);
+  RotaryTable fill_rotary(const Rotary& rotary, std::span<const PagedRows> sequences, int64_t rows);
+  void run_layers(const Step& step, int64_t rows, int64_t wanted, const Tensor& logits);
+  void run_head(const Tensor& normed, const Tensor& logits);
   void run_layer(Layer& layer, const RotaryTable& rotary, std::span<const PagedRows> sequences, int64_t rows, const Tensor* next_norm);
 
   const ModelConfig& config_;
@@ -74,6 +76,7 @@ class Gemma4Model final : public ForwardModel {
   Rotary sliding_rotary_, full_rotary_;
   // Scratch, [max_rows, ...]: the residual stream x, the input h of a linear, and what the sub-layers make.
   Tensor x_, h_, q_, k_, v_, attended_, sublayer_, gate_, up_, gated_, last_, last_normed_;
+  Tensor logits_;  // [256, vocab] f32 where the backend's memory is not the host's
   std::vector<PagedRows> full_rows_, sliding_rows_;
 };
 }  // namespace nibble

@@ -7,8 +7,10 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <numeric>
 
+#include "base/error.h"
 #include "base/test_paths.h"
 #include "formats/generation_config.h"
 #include "formats/safetensors.h"
@@ -21,10 +23,10 @@ struct Loaded {
   std::filesystem::path folder;
   ModelConfig config;
   ModelWeights weights;
-  std::unique_ptr<Backend> backend = make_cpu_backend({.num_threads = 2});
+  std::unique_ptr<Backend> backend;
   std::unique_ptr<Gemma4Model> model;
 
-  Loaded(const std::string& name, ModelOptions options) : folder(test_data(name)) {
+  Loaded(const std::string& name, ModelOptions options, std::unique_ptr<Backend> on = make_cpu_backend({.num_threads = 2})) : folder(test_data(name)), backend(std::move(on)) {
     const std::string text = read_config_json(folder);
     config = parse_model_config(text, name);
     weights = ModelWeights::load(folder, config, parse_quant_config(text, "", name));
@@ -69,6 +71,20 @@ struct Loaded {
     return logits;
   }
 };
+
+// The CPU, and a GPU where there is one.
+std::vector<std::string> devices() {
+  std::vector<std::string> names{"cpu"};
+  try {
+    make_cuda_backend({});
+    names.push_back("cuda");
+  } catch (const Error&) {
+  }
+  return names;
+}
+std::unique_ptr<Backend> backend_on(const std::string& device, bool record = true) {
+  return device == "cpu" ? make_cpu_backend({.num_threads = 2}) : make_cuda_backend({.record = record});
+}
 
 struct Golden {
   TensorFiles files;
@@ -157,9 +173,13 @@ TEST(RaggedBatch, SequencesOfOneStepGiveTheReferencesLogits) {
   EXPECT_LT(max_difference(loaded.step(parts), golden.floats("logits_fp32")), kTolerance);
 }
 
-TEST_P(Checkpoints, StepByStepAndAnyChunksGiveTheBitsOfOnePrefill) {
+class OnDevices : public testing::TestWithParam<std::tuple<std::string, std::string>> {};
+INSTANTIATE_TEST_SUITE_P(All, OnDevices, testing::Combine(testing::Values("model/tiny", "model/tiny-realdims"), testing::ValuesIn(devices())));
+
+TEST_P(OnDevices, StepByStepAndAnyChunksGiveTheBitsOfOnePrefill) {
+  const auto& [checkpoint, device] = GetParam();
   for (const DType cache : {DType::bf16, DType::e4m3}) {
-    Loaded loaded(GetParam(), {.activations = DType::bf16, .kv_cache = cache});
+    Loaded loaded(checkpoint, {.activations = DType::bf16, .kv_cache = cache}, backend_on(device));
     const std::vector<int32_t> ids = Golden(loaded.folder / "goldens/decode.safetensors").ids("input_ids");
     const std::vector<float> whole = loaded.run(ids, 512);
     for (const size_t chunk : {1, 7, 16, 33}) {
@@ -176,8 +196,9 @@ TEST(Bf16Engine, StaysAsCloseToFloat32AsTheReferencesOwnBf16Run) {
     std::string checkpoint, name;
     double rms, kl_max, kl_mean;
   };
+  for (const std::string& device : devices())
   for (const Limits& limits : {Limits{"model/tiny", "text_200", 0.141391, 0.07445, 0.007992}, Limits{"model/tiny", "decode", 0.097853, 0.01715, 0.00379}}) {
-    Loaded loaded(limits.checkpoint, {.activations = DType::bf16, .kv_cache = DType::bf16});
+    Loaded loaded(limits.checkpoint, {.activations = DType::bf16, .kv_cache = DType::bf16}, backend_on(device));
     const Golden golden(loaded.folder / "goldens" / (limits.name + ".safetensors"));
     const std::vector<float> want = golden.floats("logits_fp32"), got = loaded.run(golden.ids("input_ids"), 512);
     const auto vocab = static_cast<size_t>(loaded.config.vocab_size);
@@ -220,5 +241,34 @@ INSTANTIATE_TEST_SUITE_P(All, QuantizedGoldens,
                                          QuantCase{"quant/seed0/nvfp4_mse", "quant/seed0/goldens.safetensors", "nvfp4_mse"},
                                          QuantCase{"quant/seed1/fp8_max", "quant/seed1/goldens.safetensors", "fp8_max"},
                                          QuantCase{"quant/seed2/nvfp4_mse", "quant/seed2/goldens.safetensors", "nvfp4_mse"}));
+
+// Where there is a GPU: its logits are the CPU's, in every format, but for the rounding of queries and probabilities to bf16. Both stand equally far from f32.
+TEST_P(QuantizedGoldens, TheGpuStaysAsCloseToFloat32AsTheCpu) {
+  const Golden golden(test_data(GetParam().goldens));
+  const std::vector<float> want = golden.floats("logits_" + GetParam().weights + "_weights");
+  std::map<std::string, double> rms;
+  for (const std::string& device : devices()) {
+    Loaded loaded(GetParam().checkpoint, {.activations = DType::bf16, .kv_cache = DType::bf16}, backend_on(device));
+    const std::vector<float> got = loaded.run(golden.ids("test_ids"), 512);
+    double square = 0;
+    for (size_t i = 0; i < want.size(); ++i) square += (got[i] - want[i]) * (got[i] - want[i]);
+    rms[device] = std::sqrt(square / static_cast<double>(want.size()));
+  }
+  if (!rms.contains("cuda")) GTEST_SKIP() << "no GPU that this build runs on";
+  EXPECT_LT(rms["cuda"], 2 * rms["cpu"]);
+  EXPECT_GT(rms["cuda"], 0);
+}
+
+// A recorded step is the step.
+TEST(Cuda, RecordedStepsGiveTheBitsOfUnrecordedOnes) {
+  if (devices().size() == 1) GTEST_SKIP() << "no GPU that this build runs on";
+  std::vector<std::vector<float>> all;
+  for (const bool record : {false, true}) {
+    Loaded loaded("model/tiny-realdims", {.activations = DType::bf16, .kv_cache = DType::e4m3}, backend_on("cuda", record));
+    all.push_back(loaded.run(Golden(loaded.folder / "goldens/decode.safetensors").ids("input_ids"), 3));
+    all.push_back(loaded.run(Golden(loaded.folder / "goldens/decode.safetensors").ids("input_ids"), 3));
+  }
+  for (const auto& logits : all) EXPECT_EQ(std::memcmp(logits.data(), all[0].data(), logits.size() * 4), 0);
+}
 }  // namespace
 }  // namespace nibble

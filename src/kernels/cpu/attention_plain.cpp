@@ -25,6 +25,20 @@ void rotate_head(float* x, const float* cos, const float* sin, int64_t pairs, in
 }
 }  // namespace
 
+void rotary(const RotaryArgs& args) {
+  const auto pairs = static_cast<int64_t>(args.frequencies.size());
+  for (const PagedRows& rows : args.sequences) {
+    for (int64_t i = 0; i < rows.num_rows; ++i) {
+      const float position = static_cast<float>(rows.first_position + i);
+      for (int64_t p = 0; p < pairs; ++p) {
+        const float angle = position * args.frequencies[static_cast<size_t>(p)];
+        args.table.cos.as<float>()[(rows.first_row + i) * pairs + p] = std::cos(angle);
+        args.table.sin.as<float>()[(rows.first_row + i) * pairs + p] = std::sin(angle);
+      }
+    }
+  }
+}
+
 void qkv_prepare(const QkvPrepareArgs& args, ThreadPool& threads) {
   validate(args);
   const int64_t heads = args.q.shape[1], kv_heads = args.k.shape[1], d = args.q.shape[2], pairs = args.rotary.cos.cols();

@@ -41,6 +41,7 @@ class CpuBackend final : public Backend {
   void embed(const EmbedArgs& args) override { cpu::embed(args); }
   void rms_norm(const RmsNormArgs& args) override { cpu::rms_norm(args, threads_); }
   void rms_norm_add(const RmsNormAddArgs& args) override { cpu::rms_norm_add(args, threads_); }
+  void rotary(const RotaryArgs& args) override { cpu::rotary(args); }
   void qkv_prepare(const QkvPrepareArgs& args) override { cpu::qkv_prepare(args, threads_); }
   void attention(const AttentionArgs& args) override { cpu::attention(args, threads_); }
   void gelu_gate(const GeluGateArgs& args) override { cpu::gelu_gate(args, threads_); }
@@ -49,6 +50,7 @@ class CpuBackend final : public Backend {
     const size_t bytes = static_cast<size_t>(x.cols()) * sizeof(float);
     for (size_t i = 0; i < rows.size(); ++i) std::memcpy(out.as<float>() + static_cast<int64_t>(i) * x.cols(), x.as<float>() + rows[i] * x.cols(), bytes);
   }
+  void upload(const void* from, const Tensor& to) override { std::memcpy(to.data, from, static_cast<size_t>(to.bytes())); }
   void download(const Tensor& from, void* to) override { std::memcpy(to, from.data, static_cast<size_t>(from.bytes())); }
 
  private:

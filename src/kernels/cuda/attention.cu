@@ -1,0 +1,371 @@
+#include "kernels/cuda/attention.h"
+
+#include <cuda_fp8.h>
+
+#include <algorithm>
+
+#include "kernels/cuda/device_code.cuh"
+#include "kernels/cuda/launch.cuh"
+
+namespace nibble::cuda {
+namespace {
+// ---- Norms, rotation, and the write into the pages: a warp per row and head (queries, then keys, then values).
+template <int kDim>
+__global__ void __launch_bounds__(128) prepare(const __grid_constant__ QkvPrepare a) {
+  constexpr int kPer = kDim < 32 ? 1 : kDim / 32;
+  const int row = blockIdx.x, lane = threadIdx.x % 32, job = blockIdx.y * 4 + threadIdx.x / 32;
+  let_next_kernel_start();
+  if (job >= a.heads + 2 * a.kv_heads) return;
+  wait_for_earlier_kernels();
+  const bool is_q = job < a.heads, is_v = job >= a.heads + a.kv_heads;
+  const int head = is_q ? job : is_v ? job - a.heads - a.kv_heads : job - a.heads, heads = is_q ? a.heads : a.kv_heads;
+  const int slot = a.slots[row];
+  float* const from = (is_q ? a.q : is_v ? a.v : a.k) + (int64_t{row} * heads + head) * kDim;
+  const int64_t stride = is_q ? a.q_stride : is_v ? a.v_stride : a.k_stride;
+
+  float x[kPer], squares = 0.0f;  // x[j] is channel j * 32 + lane, so that the halves of a rotated pair meet in one lane
+#pragma unroll
+  for (int j = 0; j < kPer; ++j) {
+    x[j] = 0.0f;
+    if (kDim < 32 && lane >= kDim) continue;
+    x[j] = from[j * 32 + lane];
+    for (int s = 1; s < a.slices; ++s) x[j] += from[s * stride + j * 32 + lane];
+    squares += x[j] * x[j];
+  }
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, offset);
+  const float inverse = rsqrtf(squares / kDim + a.eps);
+  const __nv_bfloat16* const weight = is_q ? a.q_norm : a.k_norm;
+#pragma unroll
+  for (int j = 0; j < kPer; ++j) {
+    if (kDim < 32 && lane >= kDim) break;
+    x[j] *= is_v ? inverse : inverse * __bfloat162float(weight[j * 32 + lane]);
+  }
+  if (!is_v) {
+    if constexpr (kPer >= 2) {
+#pragma unroll
+      for (int j = 0; j < kPer / 2; ++j) {
+        const int pair = j * 32 + lane;
+        if (pair >= a.pairs) continue;
+        const float c = a.cos[int64_t{row} * a.pairs + pair], s = a.sin[int64_t{row} * a.pairs + pair];
+        const float low = x[j], high = x[j + kPer / 2];
+        x[j] = low * c - high * s;
+        x[j + kPer / 2] = high * c + low * s;
+      }
+    } else {  // 16 or 32 channels: the other half of a pair is half as many lanes away
+      constexpr int kHalf = kDim / 2;
+      const float other = __shfl_xor_sync(0xffffffffu, x[0], kHalf);
+      const int pair = lane % kHalf;
+      if (pair < a.pairs) {
+        const float c = a.cos[int64_t{row} * a.pairs + pair], s = a.sin[int64_t{row} * a.pairs + pair];
+        x[0] = lane < kHalf ? x[0] * c - other * s : x[0] * c + other * s;
+      }
+    }
+  }
+  if (kDim < 32 && lane >= kDim) return;
+  if (is_q) {
+#pragma unroll
+    for (int j = 0; j < kPer; ++j) from[j * 32 + lane] = x[j];
+    return;
+  }
+  if (slot < 0) return;
+  const int64_t to = ((int64_t{slot / kPagePositions} * a.kv_heads + head) * kPagePositions + slot % kPagePositions) * kDim;
+  void* const pages = is_v ? a.v_pages : a.k_pages;
+#pragma unroll
+  for (int j = 0; j < kPer; ++j) {
+    if (a.e4m3) {
+      static_cast<__nv_fp8_storage_t*>(pages)[to + j * 32 + lane] = __nv_cvt_float_to_fp8(x[j], __NV_SATFINITE, __NV_E4M3);
+    } else {
+      static_cast<__nv_bfloat16*>(pages)[to + j * 32 + lane] = __float2bfloat16(x[j]);
+    }
+  }
+}
+
+// ---- Partial attention of one tile of rows, one key/value head, one split.
+constexpr int kThreads = 256, kWarps = 8;
+
+template <int kDim, int kM>  // kM: 16-row blocks of the tile
+struct Shape {
+  static constexpr int kWidth = kDim < 32 ? 32 : kDim;               // of the tiles in shared memory; zeros beyond kDim
+  static constexpr int kStride = kWidth + 8, kPStride = kKeyTile + 8;  // a 16-byte shift from row to row: no bank conflicts
+  static constexpr int kColumns = kDim < 64 ? 8 : kDim / 8;          // of the output, a warp
+  static constexpr int kRows = kM * 16;
+  static constexpr int kSharedBytes = (kRows + 2 * kKeyTile) * kStride * 2 + kRows * kPStride * 2 + kWarps * kRows * 4;
+};
+
+// Eight values of a page as bf16.
+template <bool kE4m3>
+__device__ __forceinline__ uint4 load_eight(const void* pages, int64_t at) {
+  if constexpr (!kE4m3) return *reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(pages) + at);
+  const uint2 codes = *reinterpret_cast<const uint2*>(static_cast<const uint8_t*>(pages) + at);
+  const auto widen = [](uint32_t pair) {
+    const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(pair), __NV_E4M3);
+    const float2 f = __half22float2(__half2(h));
+    return pack_bf16(f.x, f.y);
+  };
+  return make_uint4(widen(codes.x & 0xffff), widen(codes.x >> 16), widen(codes.y & 0xffff), widen(codes.y >> 16));
+}
+
+template <int kDim, int kM, bool kE4m3>
+__global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Attention a, int first_tile, int splits_kept) {
+  using S = Shape<kDim, kM>;
+  extern __shared__ __align__(16) uint8_t shared[];
+  auto* const q_tile = reinterpret_cast<__nv_bfloat16*>(shared);
+  auto* const k_tile = q_tile + S::kRows * S::kStride;
+  auto* const v_tile = k_tile + kKeyTile * S::kStride;
+  auto* const p_tile = v_tile + kKeyTile * S::kStride;
+  auto* const maxima = reinterpret_cast<float*>(p_tile + S::kRows * S::kPStride);  // [kWarps][kRows]
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  let_next_kernel_start();
+  const AttentionTile tile = a.pool.tiles[first_tile + blockIdx.x];
+  const int kv_head = blockIdx.y, group = a.heads / a.kv_heads, keys_per_split = split_keys(a.window);
+  const int highest = tile.first_position + tile.rows - 1, lowest = a.window > 0 ? max(0, tile.first_position - a.window + 1) : 0;
+  const int split = lowest / keys_per_split + blockIdx.z;
+  const int first_key = max(split * keys_per_split, lowest / kKeyTile * kKeyTile), last_key = min((split + 1) * keys_per_split - 1, highest);
+  wait_for_earlier_kernels();
+  if (tile.rows == 0 || first_key > last_key) return;
+
+  // Queries: row token * group + head of the group.
+  for (int i = threadIdx.x; i < S::kRows * (S::kWidth / 8); i += kThreads) {
+    const int row = i / (S::kWidth / 8), column = i % (S::kWidth / 8) * 8, token = row / group;
+    uint4 v = make_uint4(0, 0, 0, 0);
+    if (token < tile.rows && column < kDim) {
+      const float4* from = reinterpret_cast<const float4*>(a.q + (int64_t{tile.first_row + token} * a.heads + kv_head * group + row % group) * kDim + column);
+      const float4 x = from[0], y = from[1];
+      v = make_uint4(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w), pack_bf16(y.x, y.y), pack_bf16(y.z, y.w));
+    }
+    *reinterpret_cast<uint4*>(q_tile + row * S::kStride + column) = v;
+  }
+
+  float o[kM][S::kColumns / 8][4], l[kM][4], m[kM][2];
+#pragma unroll
+  for (int r = 0; r < kM; ++r) {
+    m[r][0] = m[r][1] = -INFINITY;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      l[r][i] = 0.0f;
+#pragma unroll
+      for (int c = 0; c < S::kColumns / 8; ++c) o[r][c][i] = 0.0f;
+    }
+  }
+  const int32_t* const pages = a.pool.pages + tile.first_page;
+  for (int tile_key = first_key; tile_key <= last_key; tile_key += kKeyTile) {
+    __syncthreads();  // the tile before is done with
+    for (int i = threadIdx.x; i < kKeyTile * (S::kWidth / 8); i += kThreads) {
+      const int key = i / (S::kWidth / 8), column = i % (S::kWidth / 8) * 8;
+      const int page = tile_key + key <= last_key && column < kDim ? pages[(tile_key + key) / kPagePositions] : -1;
+      uint4 k = make_uint4(0, 0, 0, 0), v = k;
+      if (page >= 0) {
+        const int64_t at = ((int64_t{page} * a.kv_heads + kv_head) * kPagePositions + key % kPagePositions) * kDim + column;
+        k = load_eight<kE4m3>(a.k_pages, at);
+        v = load_eight<kE4m3>(a.v_pages, at);
+      }
+      *reinterpret_cast<uint4*>(k_tile + key * S::kStride + column) = k;
+      *reinterpret_cast<uint4*>(v_tile + key * S::kStride + column) = v;
+    }
+    __syncthreads();
+
+    // Scores of all rows with this warp's eight keys.
+    float s[kM][4];
+#pragma unroll
+    for (int r = 0; r < kM; ++r) s[r][0] = s[r][1] = s[r][2] = s[r][3] = 0.0f;
+#pragma unroll 4
+    for (int d = 0; d < S::kWidth; d += 32) {
+      uint32_t b[4];
+      load_matrices(b, k_tile + (warp * 8 + lane % 8) * S::kStride + d + lane / 8 * 8);
+#pragma unroll
+      for (int r = 0; r < kM; ++r) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          uint32_t q[4];
+          load_matrices(q, q_tile + (r * 16 + lane % 16) * S::kStride + d + half * 16 + lane / 16 * 8);
+          mma_bf16(s[r], q, b[half * 2], b[half * 2 + 1]);
+        }
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kM; ++r) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = r * 16 + g + h * 8, token = row / group, position = tile.first_position + token;
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int key = tile_key + warp * 8 + 2 * t + e;
+          const bool visible = token < tile.rows && key <= position && (a.window == 0 || key > position - a.window);
+          if (!visible) s[r][h * 2 + e] = -INFINITY;
+        }
+        float highest_here = fmaxf(s[r][h * 2], s[r][h * 2 + 1]);
+        highest_here = fmaxf(highest_here, __shfl_xor_sync(0xffffffffu, highest_here, 1));
+        highest_here = fmaxf(highest_here, __shfl_xor_sync(0xffffffffu, highest_here, 2));
+        if (t == 0) maxima[warp * S::kRows + row] = highest_here;
+      }
+    }
+    __syncthreads();
+    float fade[kM][2];
+#pragma unroll
+    for (int r = 0; r < kM; ++r) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = r * 16 + g + h * 8;
+        float next = m[r][h];
+#pragma unroll
+        for (int w = 0; w < kWarps; ++w) next = fmaxf(next, maxima[w * S::kRows + row]);
+        const float base = next == -INFINITY ? 0.0f : next;  // nothing seen yet: every p is 0
+        fade[r][h] = m[r][h] == -INFINITY ? 0.0f : __expf(m[r][h] - base);
+        m[r][h] = next;
+        *reinterpret_cast<uint32_t*>(p_tile + row * S::kPStride + warp * 8 + 2 * t) = pack_bf16(__expf(s[r][h * 2] - base), __expf(s[r][h * 2 + 1] - base));
+      }
+    }
+    __syncthreads();
+
+    // Values: this warp's columns of the output. The sum of p is one more column, of ones.
+#pragma unroll
+    for (int r = 0; r < kM; ++r) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        l[r][i] *= fade[r][i / 2];
+#pragma unroll
+        for (int c = 0; c < S::kColumns / 8; ++c) o[r][c][i] *= fade[r][i / 2];
+      }
+    }
+    const int first_column = warp * S::kColumns;
+    if (first_column < kDim) {
+#pragma unroll
+      for (int k16 = 0; k16 < kKeyTile / 16; ++k16) {
+        uint32_t p[kM][4];
+#pragma unroll
+        for (int r = 0; r < kM; ++r) {
+          load_matrices(p[r], p_tile + (r * 16 + lane % 16) * S::kPStride + k16 * 16 + lane / 16 * 8);
+          mma_bf16(l[r], p[r], 0x3F803F80u, 0x3F803F80u);
+        }
+        constexpr int kPairs = (S::kColumns + 15) / 16;
+#pragma unroll
+        for (int c = 0; c < kPairs; ++c) {
+          uint32_t b[4];  // columns c * 16 .. + 7 in b[0], b[1]; + 8 .. in b[2], b[3]
+          const int column = first_column + c * 16 + lane / 16 * 8;
+          load_matrices_transposed(b, v_tile + (k16 * 16 + lane % 16) * S::kStride + (column < kDim ? column : first_column));
+#pragma unroll
+          for (int r = 0; r < kM; ++r) {
+            mma_bf16(o[r][c * 2], p[r], b[0], b[1]);
+            if constexpr (S::kColumns >= 16) mma_bf16(o[r][c * 2 + 1], p[r], b[2], b[3]);
+          }
+        }
+      }
+    }
+  }
+
+  const int first_column = warp * S::kColumns, place = split % splits_kept;
+  if (first_column >= kDim) return;
+#pragma unroll
+  for (int r = 0; r < kM; ++r) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = r * 16 + g + h * 8, token = row / group;
+      if (token >= tile.rows) continue;
+      const int local_row = tile.first_row + token - a.pool.tiles[first_tile].first_row;
+      float* const to = a.partial + ((int64_t{local_row} * a.heads + kv_head * group + row % group) * splits_kept + place) * (kDim + 2);
+#pragma unroll
+      for (int c = 0; c < S::kColumns / 8; ++c) *reinterpret_cast<float2*>(to + 2 + first_column + c * 8 + 2 * t) = make_float2(o[r][c][h * 2], o[r][c][h * 2 + 1]);
+      if (warp == 0 && t == 0) *reinterpret_cast<float2*>(to) = make_float2(m[r][h], l[r][h * 2]);
+    }
+  }
+}
+
+// ---- Splits of a row and head into the output: 64 columns by 4 interleaved runs a block.
+__global__ void __launch_bounds__(256) join(const __grid_constant__ Attention a, int first_tile, int num_tiles, int splits_kept) {
+  __shared__ float weights[4][64], sums[4][64];
+  let_next_kernel_start();
+  wait_for_earlier_kernels();
+  const int first_row = a.pool.tiles[first_tile].first_row, row = first_row + blockIdx.x, head = blockIdx.y;
+  const int column = blockIdx.z * 64 + threadIdx.x % 64, run = threadIdx.x / 64;
+  const AttentionTile last_tile = a.pool.tiles[first_tile + num_tiles - 1];
+  if (row >= last_tile.first_row + last_tile.rows) return;
+  const int position = a.positions[row], keys = split_keys(a.window);
+  const int last = position / keys, first = a.window > 0 ? max(0, position - a.window + 1) / keys : 0;
+  const float* const from = a.partial + (int64_t{static_cast<int>(blockIdx.x)} * a.heads + head) * splits_kept * (a.dim + 2);
+  const auto at = [&](int split) { return from + int64_t{split % splits_kept} * (a.dim + 2); };
+
+  float highest = -INFINITY;
+  for (int s = first + static_cast<int>(threadIdx.x % 32); s <= last; s += 32) highest = fmaxf(highest, at(s)[0]);
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, offset));
+  float sum = 0.0f, length = 0.0f;
+  const bool inside = column < a.dim;
+#pragma unroll 4
+  for (int s = first + (run - first % 4 + 4) % 4; s <= last; s += 4) {
+    const float* p = at(s);
+    const float weight = __expf(p[0] - highest);
+    length += p[1] * weight;
+    if (inside) sum += p[2 + column] * weight;
+  }
+  sums[run][threadIdx.x % 64] = sum;
+  weights[run][threadIdx.x % 64] = length;
+  __syncthreads();
+  if (run > 0 || !inside) return;
+  const int i = threadIdx.x % 64;
+  sum = ((sums[0][i] + sums[1][i]) + sums[2][i]) + sums[3][i];
+  length = ((weights[0][i] + weights[1][i]) + weights[2][i]) + weights[3][i];
+  a.out[(int64_t{row} * a.heads + head) * a.dim + column] = __float2bfloat16(sum / length);
+}
+
+template <int kDim, int kM, bool kE4m3>
+void run(const Attention& a, cudaStream_t stream) {
+  using S = Shape<kDim, kM>;
+  static const bool ready = cudaFuncSetAttribute(attend<kDim, kM, kE4m3>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes) == cudaSuccess;
+  (void)ready;
+  // As many tiles at a time as the scratch holds.
+  const int tile_rows = attention_tile_rows(a.heads, a.kv_heads, a.long_tiles), splits = a.pool.max_splits;
+  const int64_t tile_bytes = int64_t{tile_rows} * a.heads * splits * (kDim + 2) * 4;
+  const int batch = static_cast<int>(std::clamp<int64_t>(a.partial_bytes / tile_bytes, 1, a.pool.num_tiles));
+  for (int first = 0; first < a.pool.num_tiles; first += batch) {
+    const int tiles = std::min(batch, a.pool.num_tiles - first);
+    launch(attend<kDim, kM, kE4m3>, dim3(tiles, a.kv_heads, splits), dim3(kThreads), S::kSharedBytes, stream, a, first, splits);
+    launch(join, dim3(std::min(tiles * tile_rows, a.rows), a.heads, (kDim + 63) / 64), dim3(256), 0, stream, a, first, tiles, splits);
+  }
+}
+
+template <int kDim>
+void run_dim(const Attention& a, cudaStream_t stream) {
+  if (a.long_tiles) {
+    a.e4m3 ? run<kDim, 4, true>(a, stream) : run<kDim, 4, false>(a, stream);
+  } else {
+    a.e4m3 ? run<kDim, 1, true>(a, stream) : run<kDim, 1, false>(a, stream);
+  }
+}
+}  // namespace
+
+bool attention_supports(int heads, int kv_heads, int dim) {
+  const int group = kv_heads > 0 ? heads / kv_heads : 0;
+  return group > 0 && 16 % group == 0 && (dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256 || dim == 512);
+}
+
+int attention_tile_rows(int heads, int kv_heads, bool long_tiles) { return (long_tiles ? 64 : 16) / (heads / kv_heads); }
+
+int attention_splits(int last, int rows, int window) {
+  const int keys = split_keys(window), lowest = window > 0 ? std::max(0, last - rows + 1 - window + 1) : 0;
+  return last / keys - lowest / keys + 1;
+}
+
+void qkv_prepare(const QkvPrepare& a, cudaStream_t stream) {
+  const dim3 grid(a.rows, (a.heads + 2 * a.kv_heads + 3) / 4), block(128);
+  switch (a.dim) {
+    case 16: launch(prepare<16>, grid, block, 0, stream, a); break;
+    case 32: launch(prepare<32>, grid, block, 0, stream, a); break;
+    case 64: launch(prepare<64>, grid, block, 0, stream, a); break;
+    case 128: launch(prepare<128>, grid, block, 0, stream, a); break;
+    case 256: launch(prepare<256>, grid, block, 0, stream, a); break;
+    default: launch(prepare<512>, grid, block, 0, stream, a); break;
+  }
+}
+
+void attention(const Attention& a, cudaStream_t stream) {
+  switch (a.dim) {
+    case 16: run_dim<16>(a, stream); break;
+    case 32: run_dim<32>(a, stream); break;
+    case 64: run_dim<64>(a, stream); break;
+    case 128: run_dim<128>(a, stream); break;
+    case 256: run_dim<256>(a, stream); break;
+    default: run_dim<512>(a, stream); break;
+  }
+}
+}  // namespace nibble::cuda

@@ -1,0 +1,51 @@
+// Attention on the device over pages k, v [pages, kv_heads, kPageTokens, head_dim] (bf16 or e4m3; one layout for both, unlike on the CPU).
+//
+// The canonical sum, so that a row's bits depend on its own context alone. Keys are cut by absolute position into splits, and these into tiles of 64. A split
+// starts anew: per tile m' = max(m, max s), l' = l e^(m - m') + sum p, o' = o e^(m - m') + p v, with p = e^(s - m') rounded to bf16. Splits join as
+// M = max m, L = sum l e^(m - M), O = sum o e^(m - M), in four interleaved runs over the split's number that are added last; out = O / L.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/step_tables.h"
+
+namespace nibble::cuda {
+inline constexpr int kPagePositions = 16, kKeyTile = 64;
+constexpr int split_keys(int window) { return window > 0 ? 128 : 256; }
+
+struct QkvPrepare {
+  float *q, *k, *v;               // [slices, rows, heads * dim]; q's slice 0 takes the result; v == k: V is made from k
+  int slices;
+  int64_t q_stride, k_stride, v_stride;  // between slices
+  const __nv_bfloat16 *q_norm, *k_norm;
+  const float *cos, *sin;         // [rows, pairs]
+  void *k_pages, *v_pages;
+  const int32_t* slots;           // [rows]
+  int rows, heads, kv_heads, dim, pairs;
+  bool e4m3;
+  float eps;
+};
+void qkv_prepare(const QkvPrepare& args, cudaStream_t stream);
+
+struct Attention {
+  const float* q;                 // [rows, heads, dim]
+  const void *k_pages, *v_pages;
+  __nv_bfloat16* out;             // [rows, heads * dim]
+  const int32_t* positions;       // [rows]
+  PoolTables pool;
+  float* partial;                 // scratch of `partial_bytes`
+  int64_t partial_bytes;
+  int rows, heads, kv_heads, dim, window;
+  bool e4m3;
+  bool long_tiles;                // tiles of 64 rows x heads instead of 16
+};
+// Rows that one tile takes.
+int attention_tile_rows(int heads, int kv_heads, bool long_tiles);
+// Splits that a tile of that many rows may overlap when its last position is `last`.
+int attention_splits(int last, int rows, int window);
+bool attention_supports(int heads, int kv_heads, int dim);
+void attention(const Attention& args, cudaStream_t stream);
+}  // namespace nibble::cuda

@@ -1,0 +1,504 @@
+// The CUDA backend: memory, repacked weights, the tables of a step, and recorded steps. Each op is one call of a kernel's host function.
+#include <cuda.h>
+#include <cudaTypedefs.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include "base/error.h"
+#include "base/number_formats.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/step_tables.h"
+
+namespace nibble {
+namespace {
+using namespace cuda;
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  raise(status == cudaErrorMemoryAllocation ? ErrorCode::out_of_memory : ErrorCode::internal, "{}: {}", what, cudaGetErrorString(status));
+}
+
+struct FreeDevice {
+  void operator()(void* p) const noexcept { cudaFree(p); }
+};
+using DeviceMemory = std::unique_ptr<void, FreeDevice>;
+
+DeviceMemory device_memory(int64_t bytes, const char* what) {
+  void* p = nullptr;
+  if (bytes > 0 && cudaMalloc(&p, static_cast<size_t>(bytes)) != cudaSuccess) {
+    (void)cudaGetLastError();
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    raise(ErrorCode::out_of_memory, "{}: wanted {} MiB of device memory, {} of {} MiB are free", what, bytes >> 20, free >> 20, total >> 20);
+  }
+  return DeviceMemory(p);
+}
+
+class CudaLinear final : public PreparedLinear {
+ public:
+  PackedWeight weight;
+  DeviceMemory blocks, scales;
+};
+const PackedWeight& packed(const PreparedLinear& linear) { return static_cast<const CudaLinear&>(linear).weight; }
+
+// What a recorded step depends on: all else is in the tables, whose fixed part is laid out by these sizes alone.
+struct StepSize {
+  int rows = 0, logit_rows = 0;
+  bool long_tiles = false;
+  int full_tiles = 0, sliding_tiles = 0, full_splits = 0, sliding_splits = 0;
+  auto operator<=>(const StepSize&) const = default;
+};
+
+int round_up_rows(int rows) {
+  if (rows <= 8) return rows;
+  if (rows <= 32) return (rows + 7) / 8 * 8;
+  return rows <= 128 ? (rows + 15) / 16 * 16 : (rows + 63) / 64 * 64;
+}
+int power_of_two(int n) {
+  int p = 1;
+  while (p < n) p *= 2;
+  return p;
+}
+
+constexpr int kRecordedRows = 256;
+constexpr int64_t kPartialBytes = int64_t{1} << 30, kStagingBytes = int64_t{64} << 20;
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(const CudaBackendOptions& options) : options_(options) {
+    int count = 0;
+    if (const cudaError_t status = cudaGetDeviceCount(&count); status != cudaSuccess || count <= options.device) {
+      (void)cudaGetLastError();
+      raise(ErrorCode::unavailable, "--device cuda: {} (devices found: {})", status == cudaSuccess ? "no such device" : cudaGetErrorString(status), count);
+    }
+    check(cudaSetDevice(options.device), "cudaSetDevice");
+    check(cudaGetDeviceProperties(&properties_, options.device), "cudaGetDeviceProperties");
+    if (properties_.major != 9 || properties_.minor != 0) {
+      raise(ErrorCode::unavailable, "--device cuda: {} has compute capability {}.{}; this build's kernels run on 9.0 (Hopper); use --device cpu", properties_.name,
+            properties_.major, properties_.minor);
+    }
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    cudaDriverEntryPointQueryResult found{};
+    void* entry = nullptr;
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found), "cuTensorMapEncodeTiled");
+    encode_map_ = reinterpret_cast<decltype(encode_map_)>(entry);
+  }
+
+  ~CudaBackend() override {
+    cudaStreamSynchronize(stream_);
+    for (auto& [size, graph] : graphs_) cudaGraphExecDestroy(graph);
+    if (host_tables_) cudaFreeHost(host_tables_);
+    if (staging_) cudaFreeHost(staging_);
+    if (tables_free_) cudaEventDestroy(tables_free_);
+    cudaStreamDestroy(stream_);
+  }
+
+  std::string description() const override {
+    return fmt::format("cuda device {}: {}, {} multiprocessors, {} MiB, sm_{}{}a", options_.device, properties_.name, properties_.multiProcessorCount,
+                       properties_.totalGlobalMem >> 20, properties_.major, properties_.minor);
+  }
+  bool on_host() const override { return false; }
+
+  Tensor allocate(DType dtype, const Shape& shape, const char* what) override {
+    // Tiles of the tensor copy engine may reach 128 rows past the end.
+    const int64_t bytes = shape.count() * size_of(dtype);
+    DeviceMemory memory = device_memory(bytes, what);
+    if (bytes > 0) check(cudaMemsetAsync(memory.get(), 0, static_cast<size_t>(bytes), stream_), what);
+    const Tensor tensor{memory.get(), dtype, shape};
+    memory_.push_back(std::move(memory));
+    return tensor;
+  }
+
+  std::unique_ptr<PreparedLinear> prepare_linear(const LinearWeight& weight, ActivationQuant activations) override {
+    if (activations != ActivationQuant::none) raise(ErrorCode::unsupported, "--activation-quant nvfp4 runs on the CPU only in this build; use --device cpu");
+    auto linear = std::make_unique<CudaLinear>();
+    linear->shape = shape_of(weight);
+    PackedWeight& w = linear->weight;
+    w.n = static_cast<int>(linear->shape.out_features);
+    w.k = static_cast<int>(linear->shape.in_features);
+    NB_ASSERT(w.k % 8 == 0, "linear inputs come in eights");
+    const Tensor* codes = nullptr;
+    const Tensor* block_scales = nullptr;
+    if (const auto* bf = std::get_if<Bf16Weight>(&weight)) {
+      w.format = WeightFormat::bf16;
+      codes = &bf->weight;
+    } else if (const auto* fp4 = std::get_if<Nvfp4Weight>(&weight)) {
+      w.format = WeightFormat::nvfp4;
+      codes = &fp4->codes;
+      block_scales = &fp4->block_scales;
+      w.factor = fp4->tensor_scale * 256.0f;
+    } else {
+      const auto& fp8 = std::get<Fp8BlockWeight>(weight);
+      w.format = WeightFormat::fp8_block;
+      codes = &fp8.codes;
+      linear->scales = device_memory(fp8.scales.bytes(), "weights");
+      copy_to_device(linear->scales.get(), fp8.scales.data, fp8.scales.bytes());
+      w.scales = static_cast<const float*>(linear->scales.get());
+    }
+    w.tiles = (w.n + kTileOutputs - 1) / kTileOutputs;
+    w.slices = choose_slices(w.format, w.n, w.k);
+    w.units = (w.k / w.slices + unit_inputs(w.format) - 1) / unit_inputs(w.format);
+    linear->bytes = w.bytes();
+    linear->blocks = device_memory(w.bytes(), "weights");
+    linear->kernel = fmt::format("sm90 {} (narrow: mma.sync, wide: wgmma)", w.format == WeightFormat::bf16 ? "bf16" : w.format == WeightFormat::nvfp4 ? "nvfp4 w4a16" : "fp8 w8a16");
+    w.blocks = static_cast<const uint8_t*>(linear->blocks.get());
+
+    const int64_t scale_bytes = block_scales ? block_scales->bytes() : 0, code_bytes = (codes->bytes() + 255) / 256 * 256;
+    if (raw_bytes_ < code_bytes + scale_bytes) {
+      raw_.reset();
+      raw_ = device_memory(code_bytes + scale_bytes, "a staged weight");
+      raw_bytes_ = code_bytes + scale_bytes;
+    }
+    auto* const raw = static_cast<std::byte*>(raw_.get());
+    copy_to_device(raw, codes->data, codes->bytes());
+    if (block_scales) copy_to_device(raw + code_bytes, block_scales->data, scale_bytes);
+    pack_weight(w, raw, raw + code_bytes, static_cast<uint8_t*>(linear->blocks.get()), stream_);
+    check(cudaGetLastError(), "pack_weight");
+    return linear;
+  }
+
+  void run_step(const StepPlan& plan, const std::function<void(int64_t, int64_t)>& body) override {
+    plan_ = &plan;
+    const StepSize size = fill_tables(plan);
+    size_ = size;
+    if (!options_.record || !warm_ || size.rows > kRecordedRows) {
+      warm_ = true;  // the first step allocates; after it nothing does
+      body(size.rows, size.logit_rows);
+      check(cudaGetLastError(), "a step");
+      return;
+    }
+    auto found = graphs_.find(size);
+    if (found == graphs_.end()) {
+      cudaGraph_t graph = nullptr;
+      check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+      body(size.rows, size.logit_rows);
+      check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+      cudaGraphExec_t executable = nullptr;
+      const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+      cudaGraphDestroy(graph);
+      check(status, "cudaGraphInstantiate");
+      found = graphs_.emplace(size, executable).first;
+    }
+    check(cudaGraphLaunch(found->second, stream_), "cudaGraphLaunch");
+  }
+
+  void linear(const PreparedLinear& weight, const Tensor& x, const Tensor& out) override {
+    const LinearJob job{&weight, out};
+    linear_group({&job, 1}, x);
+  }
+
+  void linear_group(std::span<const LinearJob> jobs, const Tensor& x) override {
+    const PackedWeight& first = packed(*jobs[0].weight);
+    for (const LinearJob& job : jobs) {
+      const PackedWeight& w = packed(*job.weight);
+      if (w.format == first.format && w.slices == first.slices && w.k == first.k) continue;
+      for (const LinearJob& each : jobs) linear(*each.weight, x, each.out);
+      return;
+    }
+    LinearCall call{.x = x.data, .rows = static_cast<int>(x.rows()), .targets = {}, .num_targets = static_cast<int>(jobs.size()), .gated = nullptr};
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      const PackedWeight& w = packed(*jobs[i].weight);
+      auto* out = jobs[i].out.as<float>();
+      pending_.erase(out);
+      int64_t stride = 0;
+      if (w.slices > 1) {
+        stride = x.rows() * w.n;
+        auto* const slices = static_cast<float*>(slices_for(out, int64_t{w.slices} * options_.max_rows * w.n * 4));
+        pending_[out] = {slices, w.slices, stride};
+        out = slices;
+      }
+      call.targets[i] = {w, out, stride};
+    }
+    multiply(call, x);
+  }
+
+  void gated_linear(const PreparedLinear& gate, const PreparedLinear& up, const Tensor& x, const Tensor& gate_out, const Tensor& up_out, const Tensor& out) override {
+    const PackedWeight &g = packed(gate), &u = packed(up);
+    if (g.format != u.format || g.slices > 1 || u.slices > 1) {
+      linear(gate, x, gate_out);
+      linear(up, x, up_out);
+      gelu_gate({.gate = gate_out, .up = up_out, .out = out});
+      return;
+    }
+    multiply({.x = x.data, .rows = static_cast<int>(x.rows()), .targets = {{g, nullptr, 0}, {u, nullptr, 0}, {}}, .num_targets = 2, .gated = out.data}, x);
+  }
+
+  void rotary(const RotaryArgs& args) override {
+    const Tensor frequencies{const_cast<float*>(args.frequencies.data()), DType::f32, {static_cast<int64_t>(args.frequencies.size())}};
+    cuda::rotary(tables_.positions, static_cast<const float*>(constant(frequencies)), args.table.cos.as<float>(), args.table.sin.as<float>(),
+                 static_cast<int>(args.table.cos.rows()), static_cast<int>(args.table.cos.cols()), stream_);
+  }
+  void embed(const EmbedArgs& args) override {
+    cuda::embed(tables_.ids, static_cast<const __nv_bfloat16*>(constant(args.table)), args.scale, args.out.as<float>(), static_cast<int>(args.out.rows()),
+                static_cast<int>(args.out.cols()), stream_);
+  }
+  void rms_norm(const RmsNormArgs& args) override {
+    cuda::rms_norm(added(args.x), norm_weight(args.weight), args.out.as<__nv_bfloat16>(), static_cast<int>(args.x.rows()), static_cast<int>(args.x.cols()), args.eps, stream_);
+  }
+  void rms_norm_add(const RmsNormAddArgs& args) override {
+    const Partial x = partial(args.x);
+    cuda::rms_norm_add({.x = x.data, .slices = x.slices, .slice_stride = x.stride, .weight = norm_weight(args.weight), .residual = args.residual.as<float>(), .scale = args.scale,
+                        .next_weight = args.next_weight ? norm_weight(args.next_weight) : nullptr, .out = args.out.as<__nv_bfloat16>(),
+                        .rows = static_cast<int>(args.x.rows()), .hidden = static_cast<int>(args.x.cols()), .eps = args.eps},
+                       stream_);
+  }
+  void qkv_prepare(const QkvPrepareArgs& args) override {
+    const Partial q = partial(args.q), k = partial(args.k), v = partial(args.v);
+    // One count of slices for all three: sum those that differ.
+    const bool same = q.slices == k.slices && k.slices == v.slices;
+    const PoolTables& pool = pool_of(args.sequences);
+    prepared_q_ = same ? q.data : added(args.q);
+    cuda::qkv_prepare({.q = prepared_q_, .k = same ? k.data : added(args.k), .v = same ? v.data : added(args.v), .slices = same ? q.slices : 1, .q_stride = q.stride,
+                       .k_stride = k.stride, .v_stride = v.stride, .q_norm = norm_weight(args.q_norm), .k_norm = norm_weight(args.k_norm),
+                       .cos = args.rotary.cos.as<float>(), .sin = args.rotary.sin.as<float>(), .k_pages = args.k_pages.data, .v_pages = args.v_pages.data,
+                       .slots = pool.slots, .rows = static_cast<int>(args.q.shape[0]), .heads = static_cast<int>(args.q.shape[1]), .kv_heads = static_cast<int>(args.k.shape[1]),
+                       .dim = static_cast<int>(args.q.shape[2]), .pairs = static_cast<int>(args.rotary.cos.cols()), .e4m3 = cache_is_e4m3(args.k_pages), .eps = args.eps},
+                      stream_);
+  }
+  void attention(const AttentionArgs& args) override {
+    const int heads = static_cast<int>(args.q.shape[1]), kv_heads = static_cast<int>(args.k_pages.shape[1]), dim = static_cast<int>(args.q.shape[2]);
+    if (!attention_supports(heads, kv_heads, dim)) raise(ErrorCode::unsupported, "attention with {} heads, {} key/value heads of {} channels: no CUDA kernel; use --device cpu", heads, kv_heads, dim);
+    if (!partial_) partial_ = device_memory(kPartialBytes, "attention scratch");
+    cuda::attention({.q = prepared_q_, .k_pages = args.k_pages.data, .v_pages = args.v_pages.data, .out = args.out.as<__nv_bfloat16>(), .positions = tables_.positions,
+                     .pool = pool_of(args.sequences), .partial = static_cast<float*>(partial_.get()), .partial_bytes = kPartialBytes, .rows = static_cast<int>(args.q.shape[0]),
+                     .heads = heads, .kv_heads = kv_heads, .dim = dim, .window = args.window, .e4m3 = cache_is_e4m3(args.k_pages), .long_tiles = size_.long_tiles},
+                    stream_);
+  }
+  void gelu_gate(const GeluGateArgs& args) override {
+    cuda::gelu_gate(added(args.gate), added(args.up), args.out.as<__nv_bfloat16>(), args.gate.count(), stream_);
+  }
+  void softcap(const Tensor& logits, float cap) override {
+    NB_ASSERT(logits.count() % 4 == 0, "logits come in fours");
+    if (cap != 0.0f) cuda::softcap(added(logits), logits.count(), cap, stream_);
+  }
+  void gather_rows(const Tensor& x, std::span<const int32_t>, const Tensor& out) override {
+    cuda::gather_rows(x.as<float>(), tables_.logit_rows, out.as<float>(), static_cast<int>(out.rows()), static_cast<int>(x.cols()), stream_);
+  }
+  void upload(const void* from, const Tensor& to) override {
+    copy_to_device(to.data, from, to.bytes());
+    check(cudaStreamSynchronize(stream_), "upload");
+  }
+  void download(const Tensor& from, void* to) override {
+    check(cudaMemcpyAsync(to, added(from), static_cast<size_t>(from.bytes()), cudaMemcpyDeviceToHost, stream_), "download");
+    check(cudaStreamSynchronize(stream_), "a step on the device");
+  }
+
+ private:
+  struct Partial {
+    float* data;
+    int slices = 1;
+    int64_t stride = 0;
+  };
+  struct SliceMemory {
+    DeviceMemory memory;
+    int64_t bytes = 0;
+  };
+
+  static bool cache_is_e4m3(const Tensor& pages) {
+    if (pages.dtype == DType::f32) raise(ErrorCode::unsupported, "--kv-cache-dtype float32 runs on the CPU only; use bfloat16 or fp8_e4m3");
+    return pages.dtype == DType::e4m3;
+  }
+
+  void multiply(const LinearCall& call, const Tensor& x) {
+    NB_ASSERT(x.dtype == DType::bf16, "the CUDA backend multiplies bf16 inputs");
+    if (call.rows <= kNarrowRows) {
+      linear_narrow(call, stream_);
+    } else {
+      linear_wide(call, input_map(x, wide_row_tile(call.targets[0].weight.format, call.rows)), stream_);
+    }
+  }
+
+  // The map of an input for the tensor copy engine; rows past the tensor read as zeros.
+  const CUtensorMap* input_map(const Tensor& x, int row_tile) {
+    std::unique_ptr<CUtensorMap>& map = maps_[{x.data, x.rows(), x.cols(), row_tile}];
+    if (!map) {
+      map = std::make_unique<CUtensorMap>();
+      const cuuint64_t sizes[] = {static_cast<cuuint64_t>(x.cols()), static_cast<cuuint64_t>(x.rows())}, strides[] = {static_cast<cuuint64_t>(x.cols()) * 2};
+      const cuuint32_t box[] = {64, static_cast<cuuint32_t>(row_tile)}, steps[] = {1, 1};
+      const CUresult status = encode_map_(map.get(), CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, x.data, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                          CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      if (status != CUDA_SUCCESS) raise(ErrorCode::internal, "cuTensorMapEncodeTiled: error {}", static_cast<int>(status));
+    }
+    return map.get();
+  }
+
+  // Partial sums of a linear layer stay apart until the op that reads them.
+  void* slices_for(const void* out, int64_t bytes) {
+    SliceMemory& memory = slice_memory_[out];
+    if (memory.bytes < bytes) memory = {device_memory(bytes, "partial sums (lower them with --chunked-prefill-size)"), bytes};
+    return memory.memory.get();
+  }
+  Partial partial(const Tensor& x) {
+    const auto found = pending_.find(x.data);
+    return found == pending_.end() ? Partial{x.as<float>()} : found->second;
+  }
+  float* added(const Tensor& x) {
+    const auto found = pending_.find(x.data);
+    if (found == pending_.end()) return x.as<float>();
+    add_slices(found->second.data, found->second.slices, found->second.stride, x.count(), stream_);
+    return found->second.data;
+  }
+
+  // A device copy of what never changes, made when first seen.
+  const void* constant(const Tensor& host) {
+    DeviceMemory& memory = constants_[host.data];
+    if (!memory) {
+      memory = device_memory(host.bytes(), "weights");
+      copy_to_device(memory.get(), host.data, host.bytes());
+    }
+    return memory.get();
+  }
+  const __nv_bfloat16* norm_weight(const Tensor& host) { return static_cast<const __nv_bfloat16*>(constant(host)); }
+
+  // Through pinned memory, in halves that take turns.
+  void copy_to_device(void* to, const void* from, int64_t bytes) {
+    if (!staging_) {
+      check(cudaHostAlloc(&staging_, kStagingBytes, cudaHostAllocDefault), "pinned memory");
+      for (cudaEvent_t& event : staged_) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    }
+    constexpr int64_t kHalf = kStagingBytes / 2;
+    for (int64_t done = 0; done < bytes; done += kHalf) {
+      const int64_t part = std::min(kHalf, bytes - done);
+      auto* const half = static_cast<std::byte*>(staging_) + turn_ * kHalf;
+      check(cudaEventSynchronize(staged_[turn_]), "upload");
+      std::memcpy(half, static_cast<const std::byte*>(from) + done, static_cast<size_t>(part));
+      check(cudaMemcpyAsync(static_cast<std::byte*>(to) + done, half, static_cast<size_t>(part), cudaMemcpyHostToDevice, stream_), "upload");
+      check(cudaEventRecord(staged_[turn_], stream_), "upload");
+      turn_ ^= 1;
+    }
+  }
+
+  const PoolTables& pool_of(std::span<const PagedRows> sequences) const { return sequences.data() == plan_->full_rows.data() ? tables_.full : tables_.sliding; }
+
+  StepSize fill_tables(const StepPlan& plan);
+
+  CudaBackendOptions options_;
+  cudaDeviceProp properties_{};
+  cudaStream_t stream_ = nullptr;
+  PFN_cuTensorMapEncodeTiled_v12000 encode_map_ = nullptr;
+
+  std::vector<DeviceMemory> memory_;
+  std::unordered_map<const void*, DeviceMemory> constants_;
+  std::unordered_map<const void*, SliceMemory> slice_memory_;
+  std::unordered_map<const void*, Partial> pending_;
+  std::map<std::tuple<const void*, int64_t, int64_t, int>, std::unique_ptr<CUtensorMap>> maps_;
+  DeviceMemory raw_, partial_;
+  int64_t raw_bytes_ = 0;
+  void* staging_ = nullptr;
+  cudaEvent_t staged_[2] = {};
+  int turn_ = 0;
+
+  // The step under way.
+  const StepPlan* plan_ = nullptr;
+  StepSize size_;
+  StepTables tables_;
+  float* prepared_q_ = nullptr;
+  DeviceMemory device_tables_;
+  int32_t* host_tables_ = nullptr;
+  cudaEvent_t tables_free_ = nullptr;
+  bool warm_ = false;
+  std::map<StepSize, cudaGraphExec_t> graphs_;
+};
+
+StepSize CudaBackend::fill_tables(const StepPlan& plan) {
+  constexpr int64_t kCapacity = int64_t{8} << 20;  // numbers
+  if (!host_tables_) {
+    check(cudaHostAlloc(reinterpret_cast<void**>(&host_tables_), kCapacity * 4, cudaHostAllocDefault), "pinned memory");
+    check(cudaEventCreateWithFlags(&tables_free_, cudaEventDisableTiming), "cudaEventCreate");
+    device_tables_ = device_memory(kCapacity * 4, "tables of a step");
+  }
+  check(cudaEventSynchronize(tables_free_), "tables of a step");
+
+  const int rows = static_cast<int>(plan.ids.size());
+  StepSize size{.rows = std::min(round_up_rows(rows), static_cast<int>(options_.max_rows)), .logit_rows = static_cast<int>(plan.logit_rows.size())};
+  if (size.logit_rows == rows) size.logit_rows = size.rows;
+  for (const PagedRows& s : plan.full_rows) size.long_tiles |= s.num_rows > 8;
+
+  // Splits and tiles of each pool, rounded up so that few records serve all contexts.
+  struct Pool {
+    std::span<const PagedRows> sequences;
+    int group, window;
+    int *tiles, *splits;
+    PoolTables* tables;
+  };
+  const Pool pools[] = {{plan.full_rows, plan.full_group, 0, &size.full_tiles, &size.full_splits, &tables_.full},
+                        {plan.sliding_rows, plan.sliding_group, plan.sliding_window, &size.sliding_tiles, &size.sliding_splits, &tables_.sliding}};
+  for (const Pool& pool : pools) {
+    const int tile_rows = attention_tile_rows(pool.group, 1, size.long_tiles);
+    for (const PagedRows& s : pool.sequences) {
+      *pool.tiles += (s.num_rows + tile_rows - 1) / tile_rows;
+      for (int first = 0; first < s.num_rows; first += tile_rows) {
+        const int n = std::min(tile_rows, s.num_rows - first);
+        *pool.splits = std::max(*pool.splits, attention_splits(s.first_position + first + n - 1, n, pool.window));
+      }
+    }
+    *pool.splits = power_of_two(*pool.splits);
+    if (size.rows <= kRecordedRows) *pool.tiles = std::min(power_of_two(*pool.tiles), std::max(*pool.tiles, size.rows));
+  }
+
+  int64_t used = 0;
+  const auto take = [&](int64_t count) {
+    int32_t* const at = host_tables_ + used;
+    used += (count + 3) / 4 * 4;
+    if (used > kCapacity) raise(ErrorCode::out_of_memory, "the page tables of a step exceed {} entries; lower --max-running-requests", kCapacity);
+    return at;
+  };
+  const auto on_device = [&](const int32_t* host) { return static_cast<const int32_t*>(device_tables_.get()) + (host - host_tables_); };
+  int32_t *ids = take(size.rows), *positions = take(size.rows), *logit_rows = take(size.logit_rows);
+  std::fill(std::copy(plan.ids.begin(), plan.ids.end(), ids), ids + size.rows, 0);
+  std::fill_n(positions, size.rows, 0);
+  std::fill(std::copy(plan.logit_rows.begin(), plan.logit_rows.end(), logit_rows), logit_rows + size.logit_rows, 0);
+  tables_.ids = on_device(ids);
+  tables_.positions = on_device(positions);
+  tables_.logit_rows = on_device(logit_rows);
+  int32_t* tiles_of[2];
+  int32_t* slots_of[2];
+  for (int i = 0; i < 2; ++i) {
+    slots_of[i] = take(size.rows);
+    tiles_of[i] = take(int64_t{*pools[i].tiles} * 4);
+    pools[i].tables->slots = on_device(slots_of[i]);
+    pools[i].tables->tiles = reinterpret_cast<const AttentionTile*>(on_device(tiles_of[i]));
+    pools[i].tables->num_tiles = *pools[i].tiles;
+    pools[i].tables->max_splits = *pools[i].splits;
+  }
+  // From here on offsets depend on the contexts; tiles say where their pages begin.
+  int32_t* const pages = host_tables_ + used;
+  for (int i = 0; i < 2; ++i) {
+    const Pool& pool = pools[i];
+    pool.tables->pages = on_device(pages);
+    std::fill_n(slots_of[i], size.rows, -1);
+    auto* tile = reinterpret_cast<AttentionTile*>(tiles_of[i]);
+    auto* const last_tile = tile + *pool.tiles;
+    const int tile_rows = attention_tile_rows(pool.group, 1, size.long_tiles);
+    for (const PagedRows& s : pool.sequences) {
+      const int num_pages = (s.first_position + s.num_rows - 1) / kPageTokens + 1;
+      int32_t* const table = take(num_pages);
+      std::copy_n(s.pages.begin(), num_pages, table);
+      for (int r = 0; r < s.num_rows; ++r) {
+        const int position = s.first_position + r;
+        positions[s.first_row + r] = position;
+        slots_of[i][s.first_row + r] = table[position / kPageTokens] * kPageTokens + position % kPageTokens;
+      }
+      for (int first = 0; first < s.num_rows; first += tile_rows) {
+        *tile++ = {s.first_row + first, std::min(tile_rows, s.num_rows - first), s.first_position + first, static_cast<int32_t>(table - pages)};
+      }
+    }
+    while (tile < last_tile) *tile++ = {rows, 0, 0, 0};
+  }
+  check(cudaMemcpyAsync(device_tables_.get(), host_tables_, static_cast<size_t>(used) * 4, cudaMemcpyHostToDevice, stream_), "tables of a step");
+  check(cudaEventRecord(tables_free_, stream_), "tables of a step");
+  return size;
+}
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_backend(const CudaBackendOptions& options) { return std::make_unique<CudaBackend>(options); }
+}  // namespace nibble

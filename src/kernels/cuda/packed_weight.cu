@@ -1,0 +1,95 @@
+#include "kernels/cuda/packed_weight.h"
+
+#include <algorithm>
+
+namespace nibble::cuda {
+namespace {
+// The place of code i (of 8: a0.lo a0.hi a1.lo ...) in a lane's word. Register j of a fragment holds codes 2 j (low half) and 2 j + 1 (high half); for each
+// register, three magnitude bits and a sign bit per half stand where one shift and a mask bring them to bits 8..6 and 15.
+//   j = 0: sign 15, magnitude 8..6   j = 1: 12, 5..3   j = 2: 14, 2..0   j = 3: 13, 11..9
+__device__ uint32_t place_code(uint32_t code, int i) {
+  constexpr int kSign[4] = {15, 12, 14, 13}, kMagnitude[4] = {6, 3, 0, 9};
+  const int j = i / 2, half = (i % 2) * 16;
+  return (code >> 3) << (half + kSign[j]) | (code & 7) << (half + kMagnitude[j]);
+}
+
+// An E4M3 scale (never negative) as 5 bits of exponent and 3 of mantissa without subnormals: value = 2^(e - 10) * (1 + m / 8), e >= 1; 0 is a zero.
+__device__ uint32_t scale_code(uint32_t e4m3) {
+  const uint32_t magnitude = e4m3 & 0x7f;
+  uint32_t exponent = magnitude >> 3, mantissa = magnitude & 7;
+  if (magnitude == 0) return 0;
+  if (exponent > 0) return (exponent + 3) << 3 | mantissa;
+  int shift = 0;  // m * 2^-9: shift until the leading one falls out
+  while (!(mantissa & 8)) mantissa <<= 1, ++shift;
+  return (4 - shift) << 3 | (mantissa & 7);
+}
+
+// Row and input of value i (a0.lo a0.hi a1.lo ... a3.hi) of a lane's fragment of one k16.
+__device__ int fragment_row(int lane, int i) { return lane / 4 + (i / 2 % 2) * 8; }
+__device__ int fragment_input(int lane, int i) { return lane % 4 * 2 + i % 2 + (i / 4) * 8; }
+
+// One block per (unit, tile, slice), 32 threads: a lane each.
+template <WeightFormat kFormat>
+__global__ void pack(PackedWeight w, const uint8_t* codes, const uint8_t* block_scales, uint8_t* blocks) {
+  const int unit = blockIdx.x, slice = blockIdx.z, lane = threadIdx.x;
+  for (int tile = blockIdx.y; tile < w.tiles; tile += gridDim.y) {
+    uint8_t* out = blocks + ((int64_t{slice} * w.tiles + tile) * w.units + unit) * unit_bytes(kFormat);
+    const int first_row = tile * kTileOutputs, first_input = (slice * w.units + unit) * unit_inputs(kFormat);
+    const auto inside = [&](int row, int input) { return first_row + row < w.n && first_input + input < w.k; };
+    const auto index = [&](int row, int input) { return int64_t{first_row + row} * w.k + first_input + input; };
+    if constexpr (kFormat == WeightFormat::nvfp4) {
+      const auto scale_at = [&](int row, int block) -> uint32_t {
+        return inside(row, block * 16) ? block_scales[int64_t{first_row + row} * (w.k / 16) + first_input / 16 + block] : 0;
+      };
+      for (int k16 = 0; k16 < 4; ++k16) {
+        uint32_t word = 0;
+        for (int i = 0; i < 8; ++i) {
+          const int row = fragment_row(lane, i), input = k16 * 16 + fragment_input(lane, i);
+          if (!inside(row, input) || (scale_at(row, k16) & 0x7f) == 0) continue;  // a zero scale has no code of its own: its values become zeros
+          const int64_t at = index(row, input);
+          word |= place_code(codes[at / 2] >> (at % 2 * 4) & 15, i);
+        }
+        reinterpret_cast<uint32_t*>(out)[lane * 4 + k16] = word;
+      }
+      if (lane < 16) {
+        const int g = lane % 8, high = lane / 8;
+        for (int k16 = 0; k16 < 4; ++k16) out[512 + g * 8 + k16 * 2 + high] = static_cast<uint8_t>(scale_code(scale_at(g + high * 8, k16)));
+      }
+    } else if constexpr (kFormat == WeightFormat::fp8_block) {
+      for (int k16 = 0; k16 < 8; ++k16) {
+        for (int i = 0; i < 8; ++i) {
+          const int row = fragment_row(lane, i), input = k16 * 16 + fragment_input(lane, i);
+          out[((k16 / 2) * 32 + lane) * 16 + k16 % 2 * 8 + i] = inside(row, input) ? codes[index(row, input)] : 0;
+        }
+      }
+    } else {
+      for (int k16 = 0; k16 < 4; ++k16) {
+        for (int i = 0; i < 8; ++i) {
+          const int row = fragment_row(lane, i), input = k16 * 16 + fragment_input(lane, i);
+          reinterpret_cast<uint16_t*>(out)[(k16 * 32 + lane) * 8 + i] = inside(row, input) ? reinterpret_cast<const uint16_t*>(codes)[index(row, input)] : 0;
+        }
+      }
+    }
+  }
+}
+}  // namespace
+
+int choose_slices(WeightFormat format, int64_t n, int64_t k) {
+  // A CTA of the wide kernel covers 128 outputs; slices keep at least 1024 inputs.
+  const int64_t ctas = (n + 127) / 128, units = (k + unit_inputs(format) - 1) / unit_inputs(format);
+  int slices = 1;
+  while (slices < 4 && ctas * slices * 2 <= 140 && k / (slices * 2) >= 1024 && units % (slices * 2) == 0) slices *= 2;
+  return slices;
+}
+
+void pack_weight(const PackedWeight& w, const void* codes, const void* block_scales, uint8_t* blocks, cudaStream_t stream) {
+  const dim3 grid(w.units, std::min(w.tiles, 65535), w.slices);
+  const auto* c = static_cast<const uint8_t*>(codes);
+  const auto* s = static_cast<const uint8_t*>(block_scales);
+  switch (w.format) {
+    case WeightFormat::bf16: pack<WeightFormat::bf16><<<grid, 32, 0, stream>>>(w, c, s, blocks); break;
+    case WeightFormat::fp8_block: pack<WeightFormat::fp8_block><<<grid, 32, 0, stream>>>(w, c, s, blocks); break;
+    case WeightFormat::nvfp4: pack<WeightFormat::nvfp4><<<grid, 32, 0, stream>>>(w, c, s, blocks); break;
+  }
+}
+}  // namespace nibble::cuda

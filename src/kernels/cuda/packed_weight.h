@@ -1,0 +1,50 @@
+// Weights in the order in which the tensor cores want them, made once at load on the device.
+//
+// A weight [N, K] is cut into tiles of 16 outputs, and K into `slices` (whose partial sums the consumer of the result adds up) and each slice
+// into units: 64 inputs (128 for FP8). A unit of a tile is one contiguous block, so that one warp fetches whole units by bulk copies and finds its
+// fragments of mma.m16n8k16 with 16-byte loads:
+//
+//   BF16    2048 B  [4 k16][32 lanes] x 16 B: a0 a1 a2 a3
+//   FP8     2048 B  [4 k32][32 lanes] x 16 B: a0 | a1 of k16 0 as 4 codes (g: 2t, 2t+1; g+8: 2t, 2t+1), a2 | a3, then the same of k16 1
+//   NVFP4    576 B  [32 lanes] x 16 B: a word of 8 codes per k16, in the bit order of unpack_nvfp4(); then [8 g] x 8 B of scales: (g, g + 8) of each k16
+//
+// Blocks lie in the order [slice][tile][unit]. N is padded to 16 (outputs that are never written), K to whole units, with zeros.
+//
+// The canonical sum. Every kernel that multiplies by a packed weight, for one row or a thousand, adds in this order, so that a row's bits do not depend on
+// the rows beside it: a slice's units are divided into kSegments runs; in a run, tensor cores add k16 after k16 into one f32 accumulator (FP8: per unit,
+// which is then multiplied by its scale and added); the runs' sums are added first to last; slices likewise.
+// Tensor cores of one generation give the same bits through mma.sync and through wgmma; a test watches it.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace nibble::cuda {
+enum class WeightFormat : int { bf16, fp8_block, nvfp4 };
+
+inline constexpr int kTileOutputs = 16;
+inline constexpr int kSegments = 8;
+constexpr int unit_inputs(WeightFormat f) { return f == WeightFormat::fp8_block ? 128 : 64; }
+constexpr int unit_bytes(WeightFormat f) { return f == WeightFormat::nvfp4 ? 576 : 2048; }
+
+struct PackedWeight {
+  WeightFormat format = WeightFormat::bf16;
+  int n = 0, k = 0;              // as in the checkpoint
+  int tiles = 0, units = 0;      // of 16 outputs; per slice
+  int slices = 1;
+  const uint8_t* blocks = nullptr;
+  const float* scales = nullptr; // FP8: [ceil(n / 128), slices * units] f32
+  float factor = 1.0f;           // the result's multiplier
+  int64_t bytes() const { return int64_t{slices} * tiles * units * unit_bytes(format); }
+};
+
+// The first unit of segment s of `units`.
+__host__ __device__ constexpr int segment_begin(int units, int s) { return units * s / kSegments; }
+
+// Slices that keep all multiprocessors busy when there are few tiles: a function of the shape alone.
+int choose_slices(WeightFormat format, int64_t n, int64_t k);
+
+// Repacks on `stream` from device copies of the checkpoint's tensors (codes [n, k] in its format; block_scales NVFP4 [n, k / 16] e4m3) into `blocks`.
+void pack_weight(const PackedWeight& weight, const void* codes, const void* block_scales, uint8_t* blocks, cudaStream_t stream);
+}  // namespace nibble::cuda

@@ -1,0 +1,26 @@
+// What a step is about, on the device: uploaded in one copy before the kernels run, at addresses that a recorded graph may keep.
+#pragma once
+
+#include <cstdint>
+
+namespace nibble::cuda {
+// A tile of rows of one sequence for attention: rows [first_row, first_row + rows) at positions first_position, ...; its pages begin at pages[first_page].
+struct AttentionTile {
+  int32_t first_row, rows, first_position, first_page;
+};
+
+struct PoolTables {              // of the full or the sliding layers
+  const int32_t* slots = nullptr;        // [rows] page * kPageTokens + place of the row's K and V; -1: a row that pads the step
+  const int32_t* pages = nullptr;        // all sequences' page tables, one after the other
+  const AttentionTile* tiles = nullptr;  // [num_tiles]; those that pad have rows == 0 and the number of real rows as first_row
+  int32_t num_tiles = 0;
+  int32_t max_splits = 0;        // splits that the longest context of the step needs, rounded up to a bucket
+};
+
+struct StepTables {
+  const int32_t* ids = nullptr;         // [rows]
+  const int32_t* positions = nullptr;   // [rows]
+  const int32_t* logit_rows = nullptr;  // [num_logit_rows]
+  PoolTables full, sliding;
+};
+}  // namespace nibble::cuda
