@@ -6,6 +6,7 @@
 #include "app/bench_offline.h"
 #include "app/bench_ops.h"
 #include "app/bench_serving.h"
+#include "app/eval_command.h"
 #include "app/model_loader.h"
 
 namespace nibble {
@@ -95,5 +96,36 @@ void add_bench_commands(CLI::App& bench, const std::string& command_line, std::f
   add_serving(bench, command_line, action);
   add_offline(bench, command_line, action);
   add_ops(bench, action);
+}
+
+void add_eval_command(CLI::App& parent, const std::string& command_line, std::function<int()>& action) {
+  auto flags = std::make_shared<EvalFlags>();
+  flags->command_line = command_line;
+  CLI::App* app = parent.add_subcommand("eval", "accuracy of a server, or of a model in this process");
+  app->add_option("NAME", flags->name, "gsm8k");
+  app->add_option("--data", flags->data, "gsm8k: its test.jsonl, or rows of {problem, expected_answer}");
+  app->add_option("--task", flags->task, "a JSONL file of items, with an optional header line");
+  app->add_option("--regrade", flags->regrade, "mark the generations of a predictions file or run folder again; asks no model");
+  app->add_option("--baseline", flags->baseline, "an earlier run folder or predictions file: paired test against it");
+  app->add_option("--resume", flags->resume, "an interrupted run's folder: asks what is missing");
+  app->add_option("--base-url", flags->base_url, "the server")->capture_default_str();
+  app->add_option("--api-key", flags->api_key, "sent as Bearer token")->capture_default_str();
+  app->add_option("--model", flags->model_name, "the model's name in requests (default: the first that the server lists)");
+  app->add_option("--model-path", flags->model.model_path, "run this model in process instead of asking a server")->each([flags](const std::string&) { flags->in_process = true; });
+  app->add_flag("--in-process", flags->in_process, "no server: the model of --model-path (default: demo) in this process");
+  add_model_detail_flags(*app, flags->model);
+  app->add_option("--num-examples", flags->num_examples, "the first rows only");
+  app->add_option("--concurrency", flags->concurrency, "requests in flight")->capture_default_str()->check(CLI::PositiveNumber);
+  app->add_option("--n-repeats", flags->n_repeats, "samples of every row (default: what the task says)")->check(CLI::PositiveNumber);
+  app->add_option_function<int64_t>("--max-tokens", [flags](const int64_t& n) { flags->max_tokens = n; }, "output cap (default: the context)");
+  app->add_option_function<int64_t>("--seed", [flags](const int64_t& n) { flags->seed = n; }, "of sampling; repeat k gets seed + k");
+  app->add_option("--temperature", flags->temperature, "0: greedy")->capture_default_str();
+  app->add_option("--top-p", flags->top_p, "")->capture_default_str();
+  app->add_option("--min-p", flags->min_p, "")->capture_default_str();
+  app->add_option("--repetition-penalty", flags->repetition_penalty, "")->capture_default_str();
+  app->add_option("--out", flags->out, "folder for results")->capture_default_str();
+  app->add_option("--run-name", flags->run_name, "in the result's folder name (default: the task's)");
+  app->add_flag("--json", flags->json, "machine-readable");
+  app->callback([flags, &action] { action = [flags] { return run_eval_command(*flags); }; });
 }
 }  // namespace nibble

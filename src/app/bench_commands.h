@@ -16,4 +16,5 @@ void add_model_detail_flags(CLI::App& app, ModelFlags& flags);
 
 // The chosen command's work goes into `action`. `command_line`: as the user typed it, for reports.
 void add_bench_commands(CLI::App& bench, const std::string& command_line, std::function<int()>& action);
+void add_eval_command(CLI::App& app, const std::string& command_line, std::function<int()>& action);
 }  // namespace nibble

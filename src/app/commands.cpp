@@ -77,6 +77,7 @@ int run_command(const std::vector<std::string>& args) {
   std::string command_line = "nibble";
   for (const std::string& arg : args) command_line += " " + arg;
   add_bench_commands(*app.add_subcommand("bench", "load tests, engine timings, kernels against the machine's own roof"), command_line, action);
+  add_eval_command(app, command_line, action);
 
   std::vector<std::string> reversed(args.rbegin(), args.rend());
   try {

@@ -27,7 +27,7 @@ class LoadRun {
 
   LoadResult run() {
     const double cpu = cpu_seconds();
-    result_.began_ns = monotonic_ns();
+    result_.began_ns = transport_.now_ns();
     if (plan_.rate > 0) {
       arrivals();
     } else {
@@ -40,7 +40,7 @@ class LoadRun {
         transport_.cancel_all();
       }
     });
-    result_.ended_ns = monotonic_ns();
+    result_.ended_ns = transport_.now_ns();
     result_.cpu_seconds = cpu_seconds() - cpu;
     return std::move(result_);
   }

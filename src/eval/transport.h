@@ -36,6 +36,7 @@ class Transport {
   virtual void at(int64_t when_ns, std::function<void()> work) = 0;  // monotonic_ns() time
   // Until nothing is in flight and no timer is left. `poll` is called at least every 100 ms.
   virtual void run(const std::function<void()>& poll = {}) = 0;
+  virtual int64_t now_ns() const { return monotonic_ns(); }          // its clock; tests bring their own
   virtual void cancel_all() = 0;                                     // running calls end with the error "cancelled", timers are dropped
 };
 
