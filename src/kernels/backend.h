@@ -43,7 +43,8 @@ class Backend {
   virtual bool on_host() const { return true; } // whether its tensors may be read directly
 
   // Runs the ops of a step, which `body` calls for `rows` rows of which `logit_rows` want logits. A backend may pad both (pads read and write scratch alone),
-  // and may record the ops and repeat the record for a later step of the same size, without calling `body`.
+  // and may record the ops and repeat the record for a later step of the same size, without calling `body`: what it calls, on which tensors, follows from the
+  // sizes alone.
   virtual void run_step(const StepPlan& plan, const std::function<void(int64_t rows, int64_t logit_rows)>& body) {
     body(static_cast<int64_t>(plan.ids.size()), static_cast<int64_t>(plan.logit_rows.size()));
   }

@@ -249,7 +249,13 @@ TEST_P(QuantizedGoldens, TheGpuStaysAsCloseToFloat32AsTheCpu) {
   std::map<std::string, double> rms;
   for (const std::string& device : devices()) {
     Loaded loaded(GetParam().checkpoint, {.activations = DType::bf16, .kv_cache = DType::bf16}, backend_on(device));
-    const std::vector<float> got = loaded.run(golden.ids("test_ids"), 512);
+    std::vector<float> got;
+    try {
+      got = loaded.run(golden.ids("test_ids"), 512);
+    } catch (const Error& error) {
+      if (error.code == ErrorCode::unsupported) GTEST_SKIP() << error.message;
+      throw;
+    }
     double square = 0;
     for (size_t i = 0; i < want.size(); ++i) square += (got[i] - want[i]) * (got[i] - want[i]);
     rms[device] = std::sqrt(square / static_cast<double>(want.size()));

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <set>
 #include <tuple>
 #include <unordered_map>
 #include <vector>
@@ -34,8 +35,9 @@ using DeviceMemory = std::unique_ptr<void, FreeDevice>;
 
 DeviceMemory device_memory(int64_t bytes, const char* what) {
   void* p = nullptr;
-  if (bytes > 0 && cudaMalloc(&p, static_cast<size_t>(bytes)) != cudaSuccess) {
+  if (const cudaError_t status = bytes > 0 ? cudaMalloc(&p, static_cast<size_t>(bytes)) : cudaSuccess; status != cudaSuccess) {
     (void)cudaGetLastError();
+    if (status != cudaErrorMemoryAllocation) check(status, what);
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
     raise(ErrorCode::out_of_memory, "{}: wanted {} MiB of device memory, {} of {} MiB are free", what, bytes >> 20, free >> 20, total >> 20);
@@ -170,8 +172,8 @@ class CudaBackend final : public Backend {
     plan_ = &plan;
     const StepSize size = fill_tables(plan);
     size_ = size;
-    if (!options_.record || !warm_ || size.rows > kRecordedRows) {
-      warm_ = true;  // the first step allocates; after it nothing does
+    // The first step of a size may allocate, and is not worth a record yet.
+    if (!options_.record || size.rows > kRecordedRows || seen_.insert(size).second) {
       body(size.rows, size.logit_rows);
       check(cudaGetLastError(), "a step");
       return;
@@ -405,7 +407,7 @@ class CudaBackend final : public Backend {
   DeviceMemory device_tables_;
   int32_t* host_tables_ = nullptr;
   cudaEvent_t tables_free_ = nullptr;
-  bool warm_ = false;
+  std::set<StepSize> seen_;
   std::map<StepSize, cudaGraphExec_t> graphs_;
 };
 

@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(kThreads, (Layout<kFormat, kRows>::kCtas)) wid
     const auto step = [&](uint32_t(&fragments)[4][4], int unit) {
       bool fresh = unit == 0;
       while (unit == segment_last) {  // a segment ends before this unit: its sum joins the total
-        if (segment > 0) {
+        if (!fresh) {
           wgmma_wait<0>();
 #pragma unroll
           for (int i = 0; i < kRows / 2; ++i) total[i] += acc[i];
