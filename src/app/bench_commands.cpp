@@ -84,6 +84,7 @@ void add_offline(CLI::App& bench, const std::string& command_line, std::function
 void add_ops(CLI::App& bench, std::function<int()>& action) {
   auto flags = std::make_shared<BenchOpsFlags>();
   CLI::App* app = bench.add_subcommand("ops", "linear kernels in every weight format, in GB/s and GFLOP/s");
+  app->add_option("--device", flags->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
   app->add_option("--threads", flags->threads, "CPU threads (default: one per core)");
   app->add_option("--out", flags->out, "folder for the JSON");
   app->add_option("--seconds", flags->seconds, "per measurement")->capture_default_str()->check(CLI::PositiveNumber);

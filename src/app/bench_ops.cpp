@@ -13,10 +13,7 @@
 #include "base/clock.h"
 #include "base/file_io.h"
 #include "base/rng.h"
-#include "base/thread_pool.h"
-#include "kernels/cpu/cpu_features.h"
-#include "kernels/cpu/packed_linear.h"
-#include "kernels/cpu/roofs.h"
+#include "kernels/backend.h"
 
 namespace nibble {
 namespace {
@@ -69,47 +66,96 @@ struct OwnedWeight {
 };
 }  // namespace
 
+struct Job {
+  std::string name;
+  std::vector<std::pair<int64_t, int64_t>> weights;  // [N, K]
+  bool gated = false;
+};
+
+// The layers of the 12B model. On a CPU the two shapes of its MLP say enough.
+std::vector<Job> jobs_on(bool gpu) {
+  std::vector<Job> jobs;
+  if (!gpu) {
+    jobs.push_back({"up 15360 x 3840", {{15360, 3840}}});
+    jobs.push_back({"down 3840 x 15360", {{3840, 15360}}});
+    return jobs;
+  }
+  jobs.push_back({"gate+up gelu 15360 x 3840", {{15360, 3840}, {15360, 3840}}, true});
+  jobs.push_back({"down 3840 x 15360", {{3840, 15360}}});
+  jobs.push_back({"qkv 8192 x 3840", {{4096, 3840}, {2048, 3840}, {2048, 3840}}});
+  jobs.push_back({"o 3840 x 4096", {{3840, 4096}}});
+  jobs.push_back({"head 262144 x 3840", {{262144, 3840}}});
+  return jobs;
+}
+
 int run_bench_ops(const BenchOpsFlags& flags) {
-  ThreadPool threads(flags.threads);
-  const double bandwidth = cpu::measure_read_bandwidth(threads), peak = cpu::measure_bf16_peak(threads);
-  fmt::print("{} | {} threads | {} | reads {:.1f} GB/s | bf16 dot, registers only {:.0f} GFLOP/s\n\n", machine_name(), threads.size(), cpu::name_of(cpu::active_isa()), bandwidth / 1e9, peak / 1e9);
-  fmt::print("{:<8} {:>7} x {:<7} {:>5} {:>10} {:>8} {:>7} {:>9} {:>7}\n", "format", "N", "K", "rows", "us", "GB/s", "% roof", "GFLOP/s", "% peak");
+  const std::unique_ptr<Backend> backend = flags.device == "cpu" ? make_cpu_backend({.num_threads = flags.threads}) : make_cuda_backend({.max_rows = 2048, .record = false});
+  const bool gpu = !backend->on_host();
+  const Backend::Roofs roofs = backend->measure_roofs();
+  const double bandwidth = roofs.read_bytes_per_second, peak = roofs.bf16_flops;
+  fmt::print("{} | {} | reads {:.1f} GB/s | bf16 products, operands at hand {:.2f} TFLOP/s\n\n", gpu ? gpu_state() : machine_name(), backend->description(), bandwidth / 1e9, peak / 1e12);
+  fmt::print("{:<8} {:<28} {:>5} {:>10} {:>8} {:>7} {:>9} {:>7}\n", "format", "op", "rows", "us", "GB/s", "% roof", "TFLOP/s", "% peak");
+  const std::vector<Job> jobs = jobs_on(gpu);
+  std::vector<int64_t> row_counts{1, 2, 4, 8, 16, 128};
+  if (gpu) row_counts = {1, 6, 8, 16, 32, 64, 128, 512, 2048};
   Json rows_json = Json::array();
-  struct Shape {
-    int64_t n, k;
-  };
   for (const std::string format : {"bf16", "fp8", "nvfp4"}) {
-    for (const Shape shape : {Shape{15360, 3840}, Shape{3840, 15360}}) {
+    for (const Job& job : jobs) {
+      const bool head = job.weights[0].first > 100000;
+      if (head && format != "bf16") continue;  // the checkpoints leave it in BF16
       // Several copies, so that no call finds its weight in a cache.
-      std::vector<std::unique_ptr<PreparedLinear>> packed;
-      int64_t stored = 0;
-      for (uint32_t copy = 0; copy < 4; ++copy) {
-        const OwnedWeight owned(format, shape.n, shape.k, copy);
-        stored = stored_bytes(owned.weight);
-        packed.push_back(cpu::pack_linear(owned.weight, ActivationQuant::none, threads));
+      int64_t stored = 0, values = 0;
+      const OwnedWeight sample(format, 128, job.weights[0].second, 0);
+      for (const auto& [n, k] : job.weights) stored += stored_bytes(sample.weight) * n / 128, values += n * k;
+      const size_t copies = gpu ? static_cast<size_t>(std::max<int64_t>(2, (int64_t{300} << 20) / stored)) : 4;
+      std::vector<std::vector<std::unique_ptr<PreparedLinear>>> packed(copies);
+      uint32_t seed = 0;
+      std::vector<std::unique_ptr<OwnedWeight>> owned;
+      for (const auto& [n, k] : job.weights) owned.push_back(std::make_unique<OwnedWeight>(format, n, k, ++seed));
+      for (auto& copy : packed) {
+        for (const auto& weight : owned) copy.push_back(backend->prepare_linear(weight->weight, ActivationQuant::none));
       }
-      for (const int64_t rows : {1, 2, 4, 8, 16, 128}) {
-        std::vector<uint16_t> x(static_cast<size_t>(rows * shape.k));
+      for (const int64_t rows : row_counts) {
+        if (head && rows > 64) continue;
+        const int64_t k = job.weights[0].second;
+        std::vector<uint16_t> x(static_cast<size_t>(rows * k));
         for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint16_t>(0x3f00 | (philox4x32({static_cast<uint32_t>(i), 0, 0, 0}, 2)[0] & 0x80ff));
-        std::vector<float> out(static_cast<size_t>(rows * shape.n));
+        const Tensor input = backend->allocate(DType::bf16, {rows, k}, "bench");
+        backend->upload(x.data(), input);
+        std::vector<Tensor> outs;
+        for (const auto& [n, unused] : job.weights) outs.push_back(backend->allocate(job.gated ? DType::bf16 : DType::f32, {rows, n}, "bench"));
+        const Tensor first_value{outs[0].data, outs[0].dtype, {1}};
         size_t turn = 0;
+        // A GPU gets many calls at a time: it works through them without waiting for the host.
+        const int calls = gpu ? 32 : 1;
         const double seconds = median_seconds(flags.seconds, [&] {
-          cpu::run_linear(*packed[turn++ % packed.size()], {x.data(), DType::bf16, {rows, shape.k}}, {out.data(), DType::f32, {rows, shape.n}}, threads);
-        });
-        const double bytes_per_second = static_cast<double>(stored) / seconds, flops = 2.0 * static_cast<double>(rows * shape.n * shape.k) / seconds;
-        fmt::print("{:<8} {:>7} x {:<7} {:>5} {:>10.1f} {:>8.1f} {:>6.1f}% {:>9.1f} {:>6.1f}%\n", format, shape.n, shape.k, rows, seconds * 1e6, bytes_per_second / 1e9, 100 * bytes_per_second / bandwidth,
-                   flops / 1e9, peak > 0 ? 100 * flops / peak : 0.0);
+          for (int c = 0; c < calls; ++c) {
+            const auto& weights = packed[turn++ % copies];
+            std::vector<Backend::LinearJob> parts;
+            for (size_t i = 0; i < weights.size(); ++i) parts.push_back({weights[i].get(), outs[i]});
+            if (job.gated) {
+              backend->gated_linear(*weights[0], *weights[1], input, Tensor(), Tensor(), outs[0]);
+            } else {
+              backend->linear_group(parts, input);
+            }
+          }
+          uint32_t sink = 0;
+          if (gpu) backend->download(first_value, &sink);
+        }) / calls;
+        const double bytes_per_second = static_cast<double>(stored) / seconds, flops = 2.0 * static_cast<double>(rows * values) / seconds;
+        fmt::print("{:<8} {:<28} {:>5} {:>10.1f} {:>8.1f} {:>6.1f}% {:>9.2f} {:>6.1f}%\n", format, job.name, rows, seconds * 1e6, bytes_per_second / 1e9, 100 * bytes_per_second / bandwidth, flops / 1e12,
+                   peak > 0 ? 100 * flops / peak : 0.0);
         std::fflush(stdout);
-        rows_json.push_back({{"op", "linear"}, {"format", format}, {"n", shape.n}, {"k", shape.k}, {"rows", rows}, {"us", seconds * 1e6}, {"bytes", stored}, {"bytes_per_second", bytes_per_second},
+        rows_json.push_back({{"op", job.name}, {"format", format}, {"rows", rows}, {"us", seconds * 1e6}, {"bytes", stored}, {"bytes_per_second", bytes_per_second},
                              {"of_bandwidth", bytes_per_second / bandwidth}, {"flops", flops}, {"of_peak", peak > 0 ? flops / peak : 0.0}});
       }
     }
   }
   if (!flags.out.empty()) {
     std::filesystem::create_directories(flags.out);
-    const Json report = {{"command", "nibble bench ops"}, {"version", kVersion}, {"machine", machine_name()}, {"threads", threads.size()}, {"isa", cpu::name_of(cpu::active_isa())},
+    const Json report = {{"command", "nibble bench ops"}, {"version", kVersion}, {"machine", machine_name()}, {"backend", backend->description()}, {"gpu", gpu_state()},
                          {"unix_seconds", unix_seconds()}, {"read_bandwidth", bandwidth}, {"bf16_peak", peak}, {"rows", rows_json}};
-    const auto path = std::filesystem::path(flags.out) / "cpu_ops.json";
+    const auto path = std::filesystem::path(flags.out) / (gpu ? "cuda_ops.json" : "cpu_ops.json");
     write_file(path, report.dump(1) + "\n");
     fmt::print("\nwritten: {}\n", path.string());
   }

@@ -5,6 +5,7 @@
 
 namespace nibble {
 struct BenchOpsFlags {
+  std::string device = "cpu";  // cpu or cuda
   int threads = 0;        // 0: one per core
   std::string out;        // folder for the JSON; empty: none
   double seconds = 0.5;   // per measurement

@@ -28,6 +28,12 @@ struct Engine::Impl {
   Scheduler scheduler;
   Sampler sampler;
   std::vector<float> logits;
+  // Of a step whose logits the model keeps.
+  std::vector<LogitEdit> edits;
+  std::vector<float> temperatures;
+  std::vector<Candidate> ranked;
+  std::vector<RowSummary> summaries;
+  int32_t num_ranked = 0;
 
   // What other threads hand over, under `mutex`.
   struct Cancel {
@@ -157,9 +163,14 @@ struct Engine::Impl {
       }
     }
     const auto vocab = static_cast<size_t>(model.vocab_size());
-    if (logits.size() < logit_rows.size() * vocab) logits.resize(logit_rows.size() * vocab);
+    // Where the model can keep the logits, only what sampling needs of them comes over.
+    const bool scores = std::any_of(plan.begin(), plan.end(), [](const PlannedRows& p) { return wants_score(*p.sequence, p.sequence->computed); });
+    const bool kept = !scores && static_cast<int32_t>(logit_rows.size()) <= model.kept_logit_rows();
+    const size_t host_rows = kept ? 1 : logit_rows.size();
+    if (logits.size() < host_rows * vocab) logits.resize(host_rows * vocab);
     try {
-      model.forward({ids, slices, logit_rows}, logits.data());
+      model.forward({ids, slices, logit_rows}, kept ? nullptr : logits.data());
+      if (kept) rank_kept(plan);
     } catch (const std::exception& error) {
       log_error("a forward step failed: {}", error.what());
       for (const PlannedRows& p : plan) end_with_error(*p.sequence, Error(ErrorCode::internal, "the model failed to compute this step"));
@@ -170,6 +181,12 @@ struct Engine::Impl {
     size_t row = 0;
     for (const PlannedRows& p : plan) {
       Sequence& s = *p.sequence;
+      if (kept) {
+        const bool is_last = s.computed + p.num_rows == static_cast<int32_t>(s.tokens.size());
+        scheduler.advance(s, p.num_rows);
+        if (is_last) choose_kept(s, row++);
+        continue;
+      }
       std::span<float> last;
       for (int32_t i = 0; i < p.num_rows; ++i) {
         const int32_t position = s.computed + i;
@@ -211,12 +228,53 @@ struct Engine::Impl {
     if (s.prompt_scored + 1 == s.num_prompt() && !s.state->silent && s.request().on_prompt_logprobs) s.request().on_prompt_logprobs(std::move(s.prompt_scores));
   }
 
-  void choose(Sequence& s, std::span<float> row) {
+  LogitEdits edits_of(const Sequence& s) const {
     const Request& r = s.request();
     const bool too_early = s.num_output() < r.min_tokens;
-    edit_logits(row, {.params = &r.sampling, .output = &s.output, .masked = too_early ? std::span<const int32_t>(r.stop_ids) : std::span<const int32_t>(),
-                      .suppressed = options.suppress_tokens, .allowed = nullptr});
-    std::optional<Sampled> sampled = sampler.sample(row, r.sampling, s.choice, s.num_output(), r.top_logprobs);
+    return {.params = &r.sampling, .output = &s.output, .masked = too_early ? std::span<const int32_t>(r.stop_ids) : std::span<const int32_t>(), .suppressed = options.suppress_tokens,
+            .allowed = nullptr};
+  }
+
+  // Asks the model for the candidates of all rows at once.
+  void rank_kept(const std::vector<PlannedRows>& plan) {
+    edits.clear();
+    temperatures.clear();
+    int32_t count = 1;
+    for (const PlannedRows& p : plan) {
+      const Sequence& s = *p.sequence;
+      if (s.computed + p.num_rows != static_cast<int32_t>(s.tokens.size())) continue;
+      const Request& r = s.request();
+      const int32_t wanted = candidates_wanted(r.sampling, r.top_logprobs);
+      count = std::max(count, wanted);
+      // A row that is read whole is edited on the host.
+      if (wanted > 0) append_edits(edits_of(s), static_cast<int32_t>(temperatures.size()), model.vocab_size(), edits);
+      temperatures.push_back(r.sampling.temperature < 1e-6f ? 1.0f : r.sampling.temperature);
+    }
+    if (temperatures.empty()) return;
+    ranked.resize(temperatures.size() * kMaxCandidates);
+    summaries.resize(temperatures.size());
+    num_ranked = std::min(count, model.vocab_size());
+    model.candidates(edits, temperatures, num_ranked, ranked.data(), summaries.data());
+  }
+
+  void choose_kept(Sequence& s, size_t row) {
+    const Request& r = s.request();
+    if (candidates_wanted(r.sampling, r.top_logprobs) == 0) {
+      model.read_logits(static_cast<int32_t>(row), logits.data());
+      choose(s, std::span(logits).first(static_cast<size_t>(model.vocab_size())));
+      return;
+    }
+    accept(s, sampler.sample(std::span<const Candidate>(ranked).subspan(row * kMaxCandidates, static_cast<size_t>(num_ranked)), summaries[row], r.sampling, s.choice, s.num_output(), r.top_logprobs));
+  }
+
+  void choose(Sequence& s, std::span<float> row) {
+    const Request& r = s.request();
+    edit_logits(row, edits_of(s));
+    accept(s, sampler.sample(row, r.sampling, s.choice, s.num_output(), r.top_logprobs));
+  }
+
+  void accept(Sequence& s, std::optional<Sampled> sampled) {
+    const Request& r = s.request();
     if (!sampled) {
       end_with_error(s, Error(ErrorCode::internal, "the model gave no possible next token"));
       return;

@@ -91,20 +91,63 @@ void Sampler::filter(std::span<const float> logits, const SamplingParams& params
   // Without top_k the nucleus is usually small: look at more candidates only when it is not.
   for (size_t count = std::min<size_t>(top_k, 1024);; count = std::min(top_k, count * 16)) {
     rank(logits, count);
-    double before = 0.0;
-    size_t kept = 0;
-    const double p0 = std::exp(candidates_[0].x - log_sum);
-    while (kept < candidates_.size()) {
-      const double p = std::exp(candidates_[kept].x - log_sum);
-      if (kept > 0 && (before > params.top_p || p < params.min_p * p0 || p == 0.0)) break;
-      before += p;
-      ++kept;
-    }
-    if (kept < candidates_.size() || count >= std::min(top_k, logits.size())) {
-      candidates_.resize(kept);
-      return;
+    if (keep(params, log_sum) || count >= std::min(top_k, logits.size())) return;
+  }
+}
+
+bool Sampler::keep(const SamplingParams& params, double log_sum) {
+  double before = 0.0;
+  size_t kept = 0;
+  const double p0 = std::exp(candidates_[0].x - log_sum);
+  while (kept < candidates_.size()) {
+    const double p = std::exp(candidates_[kept].x - log_sum);
+    if (kept > 0 && (before > params.top_p || p < params.min_p * p0 || p == 0.0)) break;
+    before += p;
+    ++kept;
+  }
+  const bool cut = kept < candidates_.size();
+  candidates_.resize(kept);
+  return cut;
+}
+
+int32_t Sampler::draw(const SamplingParams& params, float highest, int32_t choice, int32_t position) {
+  const PhiloxCounter random = philox4x32({static_cast<uint32_t>(choice), static_cast<uint32_t>(position), 0, 0}, params.seed);
+  const double u = uniform_double(random[0], random[1]);
+  std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  double sum = 0.0, walked = 0.0;
+  for (const Candidate& c : candidates_) sum += std::exp(c.x - highest);
+  for (const Candidate& c : candidates_) {
+    walked += std::exp(c.x - highest);
+    if (walked > u * sum) return c.id;
+  }
+  return candidates_.back().id;
+}
+
+int32_t candidates_wanted(const SamplingParams& params, int32_t top_logprobs) {
+  const int32_t ranked = params.temperature < kGreedyBelow ? 1 : params.top_k;
+  const int32_t wanted = std::max(ranked, top_logprobs);
+  return ranked > 0 && wanted <= kMaxCandidates ? wanted : 0;
+}
+
+void append_edits(const LogitEdits& edits, int32_t row, int32_t vocab, std::vector<LogitEdit>& out) {
+  const SamplingParams& p = *edits.params;
+  std::unordered_map<int32_t, LogitEdit> by_id;
+  const auto edit = [&](int32_t id) -> LogitEdit& { return by_id.try_emplace(id, LogitEdit{.row = row, .id = id}).first->second; };
+  if (edits.output && (p.frequency_penalty != 0.0f || p.presence_penalty != 0.0f || p.repetition_penalty != 1.0f)) {
+    for (const auto& [id, count] : *edits.output) {
+      edit(id).subtract = p.frequency_penalty * static_cast<float>(count) + p.presence_penalty;
+      edit(id).repetition = p.repetition_penalty;
     }
   }
+  for (const auto& [id, bias] : p.logit_bias) {
+    if (id >= 0 && id < vocab) edit(id).bias += bias;
+  }
+  for (const auto ids : {edits.masked, edits.suppressed}) {
+    for (const int32_t id : ids) {
+      if (id >= 0 && id < vocab) edit(id).bias = kMinusInfinity;
+    }
+  }
+  for (const auto& [id, e] : by_id) out.push_back(e);
 }
 
 std::vector<std::pair<int32_t, double>> Sampler::kept(std::span<float> logits, const SamplingParams& params) {
@@ -137,10 +180,10 @@ std::optional<Sampled> Sampler::sample(std::span<float> logits, const SamplingPa
   const auto logprob = [&](float x) { return static_cast<float>(x - *total); };
 
   Sampled out;
-  const PhiloxCounter random = philox4x32({static_cast<uint32_t>(choice), static_cast<uint32_t>(position), 0, 0}, params.seed);
-  const double u = uniform_double(random[0], random[1]);
   const bool unfiltered = !greedy && params.top_k <= 0 && params.top_p >= 1.0f && params.min_p <= 0.0f;
   if (unfiltered) {
+    const PhiloxCounter random = philox4x32({static_cast<uint32_t>(choice), static_cast<uint32_t>(position), 0, 0}, params.seed);
+    const double u = uniform_double(random[0], random[1]);
     double sum = 0.0, walked = 0.0;
     for (const float x : logits) sum += std::exp(x - highest);
     for (size_t id = 0; id < logits.size(); ++id) {
@@ -151,20 +194,29 @@ std::optional<Sampled> Sampler::sample(std::span<float> logits, const SamplingPa
     }
   } else {
     filter(logits, params, *total);
-    std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
-    double sum = 0.0, walked = 0.0;
-    for (const Candidate& c : candidates_) sum += std::exp(c.x - highest);
-    for (const Candidate& c : candidates_) {
-      walked += std::exp(c.x - highest);
-      out.id = c.id;
-      if (walked > u * sum) break;
-    }
+    out.id = draw(params, highest, choice, position);
   }
   out.logprob = logprob(logits[static_cast<size_t>(out.id)]);
   if (top_logprobs > 0) {
     rank(logits, static_cast<size_t>(top_logprobs));
     for (const Candidate& c : candidates_) out.top.push_back({c.id, logprob(c.x)});
   }
+  return out;
+}
+
+std::optional<Sampled> Sampler::sample(std::span<const Candidate> ranked, const RowSummary& row, const SamplingParams& params, int32_t choice, int32_t position, int32_t top_logprobs) {
+  if (!std::isfinite(row.highest)) return std::nullopt;
+  const bool greedy = params.temperature < kGreedyBelow;
+  const double total = std::log(static_cast<double>(row.sum)) + row.highest;
+  const size_t top_k = greedy ? 1 : static_cast<size_t>(params.top_k);
+  candidates_.assign(ranked.begin(), ranked.begin() + static_cast<int64_t>(std::min(top_k, ranked.size())));
+  keep(params, total);
+  Sampled out;
+  out.id = draw(params, row.highest, choice, position);
+  for (const Candidate& c : ranked) {
+    if (c.id == out.id) out.logprob = static_cast<float>(c.x - total);
+  }
+  for (int32_t i = 0; i < top_logprobs; ++i) out.top.push_back({ranked[static_cast<size_t>(i)].id, static_cast<float>(ranked[static_cast<size_t>(i)].x - total)});
   return out;
 }
 

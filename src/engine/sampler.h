@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "engine/request.h"
+#include "kernels/candidates.h"
 
 namespace nibble {
 using OutputCounts = std::unordered_map<int32_t, int32_t>;
@@ -34,6 +35,11 @@ struct LogitEdits {
 // Steps 1 to 5, in place.
 void edit_logits(std::span<float> logits, const LogitEdits& edits);
 
+// How many candidates decide a token; 0: the whole row.
+int32_t candidates_wanted(const SamplingParams& params, int32_t top_logprobs);
+// Steps 1 to 5 but for `allowed`, as edits of row `row`; one per id.
+void append_edits(const LogitEdits& edits, int32_t row, int32_t vocab, std::vector<LogitEdit>& out);
+
 struct Sampled {
   int32_t id = -1;
   float logprob = 0.0f;            // when asked for
@@ -45,6 +51,9 @@ class Sampler {
   // Steps 6 to 9 on edited logits, which it may overwrite. top_logprobs as in Request. nullopt: no token is possible (all -inf) or a logit is NaN.
   std::optional<Sampled> sample(std::span<float> logits, const SamplingParams& params, int32_t choice, int32_t position, int32_t top_logprobs);
 
+  // The same from the best candidates of a row and its summary: for greedy requests and for those whose top_k lies within them (see candidates_wanted).
+  std::optional<Sampled> sample(std::span<const Candidate> ranked, const RowSummary& row, const SamplingParams& params, int32_t choice, int32_t position, int32_t top_logprobs);
+
   // ln p of one id and the best `top` ones, from raw logits: what prompt logprobs are made of.
   Sampled score(std::span<const float> logits, int32_t id, int32_t top);
 
@@ -52,13 +61,11 @@ class Sampler {
   std::vector<std::pair<int32_t, double>> kept(std::span<float> logits, const SamplingParams& params);
 
  private:
-  struct Candidate {
-    float x;
-    int32_t id;
-  };
   // Logits over temperature in place; the log of the sum of their exponentials.
   std::optional<double> log_sum(std::span<float> logits, float temperature, float& highest);
   void rank(std::span<const float> logits, size_t count);  // the best `count` of all into candidates_, in order
+  bool keep(const SamplingParams& params, double log_sum);  // step 8 on ranked candidates; false: the cut may lie beyond them
+  int32_t draw(const SamplingParams& params, float highest, int32_t choice, int32_t position);
   void filter(std::span<const float> logits, const SamplingParams& params, double log_sum);
 
   std::vector<Candidate> candidates_;

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file_io.h"
+#include "base/rng.h"
 #include "base/test_paths.h"
 
 namespace nibble {
@@ -106,6 +107,51 @@ TEST(Sampler, NothingPossibleIsReportedNotGuessed) {
     EXPECT_FALSE(sampler.sample(none, p, 0, 0, -1).has_value());
     EXPECT_FALSE(sampler.sample(broken, p, 0, 0, -1).has_value());
   }
+}
+
+// The short way, from candidates and a summary, draws what the long way over all logits draws.
+TEST(Candidates, DecideAsTheWholeRowDoes) {
+  constexpr int32_t kVocab = 5000;
+  std::vector<float> logits(kVocab);
+  for (uint32_t i = 0; i < kVocab; ++i) logits[i] = uniform_float(philox4x32({i, 0, 0, 0}, 5)[0]) * 12.0f;
+  logits[17] = logits[99] = 12.5f;  // a tie for the best
+  const OutputCounts output{{17, 2}, {40, 1}};
+  const std::vector<int32_t> suppressed{3, 4999};
+  int32_t cases = 0;
+  for (const float temperature : {0.0f, 0.7f, 1.5f}) {
+    for (const int32_t top_k : {1, 20, 64}) {
+      for (const float top_p : {0.5f, 0.95f, 1.0f}) {
+        for (const float penalty : {0.0f, 0.6f}) {
+          SamplingParams params;
+          params.temperature = temperature, params.top_k = top_k, params.top_p = top_p, params.frequency_penalty = penalty, params.seed = 9;
+          params.repetition_penalty = penalty > 0 ? 1.2f : 1.0f;
+          params.logit_bias = {{99, -0.25f}, {7, 3.0f}};
+          for (int32_t position = 0; position < 5; ++position, ++cases) {
+            const LogitEdits edits{.params = &params, .output = &output, .masked = {}, .suppressed = suppressed, .allowed = nullptr};
+            std::vector<float> long_way(logits), short_way(logits);
+            edit_logits(long_way, edits);
+            Sampler sampler;
+            const auto want = sampler.sample(long_way, params, 0, position, 5);
+            const int32_t wanted = candidates_wanted(params, 5);
+            ASSERT_GE(wanted, 5);
+            std::vector<LogitEdit> list;
+            append_edits(edits, 0, kVocab, list);
+            const float divisor = temperature == 0.0f ? 1.0f : temperature;
+            std::vector<Candidate> ranked(kMaxCandidates);
+            RowSummary summary;
+            cpu::find_candidates({short_way.data(), DType::f32, {1, kVocab}}, list, {&divisor, 1}, wanted, ranked.data(), &summary);
+            const auto got = sampler.sample(std::span<const Candidate>(ranked).first(static_cast<size_t>(wanted)), summary, params, 0, position, 5);
+            ASSERT_TRUE(want && got);
+            EXPECT_EQ(got->id, want->id);
+            EXPECT_NEAR(got->logprob, want->logprob, 1e-5);
+            ASSERT_EQ(got->top.size(), want->top.size());
+            for (size_t i = 0; i < got->top.size(); ++i) EXPECT_EQ(got->top[i].id, want->top[i].id);
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(cases, 270);
 }
 }  // namespace
 }  // namespace nibble

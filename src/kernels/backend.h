@@ -9,6 +9,7 @@
 #include <string>
 
 #include "kernels/attention.h"
+#include "kernels/candidates.h"
 #include "kernels/embed.h"
 #include "kernels/gelu_gate.h"
 #include "kernels/linear.h"
@@ -80,6 +81,15 @@ class Backend {
   virtual void softcap(const Tensor& logits, float cap) = 0;
   // out[i] = x[rows[i]]; x [n, hidden] f32, out [rows.size(), hidden] f32.
   virtual void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& out) = 0;
+  // Applies `edits` (sorted by row, one per row and id) to logits [rows, vocab] f32 and finds the `count` <= kMaxCandidates largest of each row over its
+  // temperature, largest first, equal ones by id: candidates [rows, kMaxCandidates], summaries [rows], both on the host.
+  virtual void candidates(const Tensor& logits, std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries) = 0;
+
+  struct Roofs {
+    double read_bytes_per_second = 0, bf16_flops = 0;  // measured; 0: unknown
+  };
+  virtual Roofs measure_roofs() = 0;
+
   // Copies between host memory and the backend's tensors; they return when the bytes are there.
   virtual void upload(const void* from, const Tensor& to) = 0;
   virtual void download(const Tensor& from, void* to) = 0;

@@ -277,5 +277,32 @@ INSTANTIATE_TEST_SUITE_P(All, TwinAttention,
                          testing::Values(Heads{4, 2, 16, 8, DType::bf16, 32}, Heads{4, 1, 32, 4, DType::bf16, 0}, Heads{4, 2, 64, 32, DType::e4m3, 128}, Heads{4, 1, 128, 16, DType::e4m3, 0},
                                          Heads{16, 8, 256, 128, DType::bf16, 256}, Heads{16, 8, 256, 128, DType::e4m3, 256}, Heads{16, 1, 512, 64, DType::bf16, 0},
                                          Heads{16, 1, 512, 64, DType::e4m3, 0}));
+
+TEST(TwinCandidates, TheBestOfEditedRowsAreTheSame) {
+  NB_TWINS(twins);
+  for (const int64_t vocab : {512, 5000, 262144}) {
+    const int64_t rows = 3;
+    auto x = Random{static_cast<uint64_t>(vocab)}.floats(rows * vocab);
+    for (float& v : x) v *= 20.0f;
+    x[5] = x[400] = 21.0f;  // a tie
+    const std::vector<LogitEdit> edits{{0, 7, 0, 1, 30}, {1, 9, 3, 1.5f, 0}, {2, 11, 0, 1, -INFINITY}};
+    const std::vector<float> temperatures{1.0f, 0.7f, 2.0f};
+    for (const int32_t count : {1, 20, 64}) {
+      std::vector<Candidate> ranked[2];
+      std::vector<RowSummary> summaries[2];
+      for (int i = 0; i < 2; ++i) {
+        Backend& b = i ? *twins.cuda : *twins.cpu;
+        ranked[i].resize(rows * kMaxCandidates);
+        summaries[i].resize(rows);
+        b.candidates(put(b, x, {rows, vocab}), edits, temperatures, count, ranked[i].data(), summaries[i].data());
+      }
+      for (int64_t row = 0; row < rows; ++row) {
+        ASSERT_NEAR(summaries[1][row].highest, summaries[0][row].highest, 1e-5);
+        ASSERT_NEAR(summaries[1][row].sum / summaries[0][row].sum, 1.0, 1e-4);
+        for (int32_t c = 0; c < count; ++c) ASSERT_EQ(ranked[1][row * kMaxCandidates + c].id, ranked[0][row * kMaxCandidates + c].id) << vocab << " " << count << " " << row << " " << c;
+      }
+    }
+  }
+}
 }  // namespace
 }  // namespace nibble

@@ -114,7 +114,8 @@ void Gemma4Model::forward(const Step& step, float* logits) {
   backend_.run_step({.ids = step.ids, .full_rows = full_rows_, .sliding_rows = sliding_rows_, .logit_rows = step.logit_rows, .full_group = group(LayerKind::full),
                      .sliding_group = group(LayerKind::sliding), .sliding_window = config_.sliding_window},
                     [&](int64_t padded_rows, int64_t padded_wanted) { run_layers(step, padded_rows, padded_wanted, at_once ? out : Tensor{}); });
-  if (!logits_ || wanted == 0) return;
+  NB_ASSERT(logits || at_once || wanted == 0, "logits are kept for kept_logit_rows() rows at most");
+  if (!logits_ || wanted == 0 || !logits) return;
   // The device keeps a part of the logits at a time.
   for (int64_t done = 0; done < wanted; done += out.rows()) {
     const int64_t n = std::min(out.rows(), wanted - done);
@@ -122,6 +123,12 @@ void Gemma4Model::forward(const Step& step, float* logits) {
     backend_.download(view(logits_, n, config_.vocab_size), logits + done * config_.vocab_size);
   }
 }
+
+void Gemma4Model::candidates(std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries) {
+  backend_.candidates(view(logits_, static_cast<int64_t>(temperatures.size()), config_.vocab_size), edits, temperatures, count, candidates, summaries);
+}
+
+void Gemma4Model::read_logits(int32_t row, float* logits) { backend_.download(logits_.slice_rows(row, 1), logits); }
 
 void Gemma4Model::run_layers(const Step& step, int64_t rows, int64_t wanted, const Tensor& logits) {
   const RotaryTable sliding = fill_rotary(sliding_rotary_, sliding_rows_, rows), full = fill_rotary(full_rotary_, full_rows_, rows);

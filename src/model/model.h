@@ -43,6 +43,9 @@ class Gemma4Model final : public ForwardModel {
   const KvGeometry& kv_geometry() const override { return geometry_; }
   int32_t max_rows() const override { return options_.max_rows; }
   void forward(const Step& step, float* logits) override;
+  int32_t kept_logit_rows() const override { return logits_ ? static_cast<int32_t>(logits_.rows()) : 0; }
+  void candidates(std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries) override;
+  void read_logits(int32_t row, float* logits) override;
 
   int64_t prepared_bytes() const;             // of repacked weights
   std::string kernels() const;                // "avx512_bf16 nvfp4 x144, avx512_bf16 bf16 x185": what runs, for the log

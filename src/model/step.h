@@ -8,6 +8,9 @@
 #include <cstdint>
 #include <span>
 
+#include "base/assert.h"
+#include "kernels/candidates.h"
+
 namespace nibble {
 // Rows [first_row, first_row + num_rows) of the step are the tokens at positions first_position, first_position + 1, ... of a sequence.
 //
@@ -50,5 +53,12 @@ class ForwardModel {
   virtual int32_t max_rows() const = 0;
   // logits: [logit_rows.size(), vocab_size] f32 on the host, after the final softcap. Writes the K and V of every row into its pages.
   virtual void forward(const Step& step, float* logits) = 0;
+
+  // A model on a device may keep the logits of a step there, of at most so many rows. forward(step, nullptr) then leaves them until the next step, and
+  // candidates() and read_logits() tell what is wanted of them: most steps need a few numbers a row, not the vocabulary.
+  virtual int32_t kept_logit_rows() const { return 0; }
+  // As Backend::candidates, for the rows of the last step's logits.
+  virtual void candidates(std::span<const LogitEdit>, std::span<const float> /*temperatures*/, int32_t /*count*/, Candidate*, RowSummary*) { NB_ASSERT(false, "no logits are kept"); }
+  virtual void read_logits(int32_t /*row*/, float* /*logits*/) { NB_ASSERT(false, "no logits are kept"); }
 };
 }  // namespace nibble

@@ -10,6 +10,7 @@
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/packed_linear.h"
+#include "kernels/cpu/roofs.h"
 #include "kernels/softcap.h"
 
 namespace nibble {
@@ -50,6 +51,10 @@ class CpuBackend final : public Backend {
     const size_t bytes = static_cast<size_t>(x.cols()) * sizeof(float);
     for (size_t i = 0; i < rows.size(); ++i) std::memcpy(out.as<float>() + static_cast<int64_t>(i) * x.cols(), x.as<float>() + rows[i] * x.cols(), bytes);
   }
+  void candidates(const Tensor& logits, std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* out, RowSummary* summaries) override {
+    cpu::find_candidates(logits, edits, temperatures, count, out, summaries);
+  }
+  Roofs measure_roofs() override { return {cpu::measure_read_bandwidth(threads_), cpu::measure_bf16_peak(threads_)}; }
   void upload(const void* from, const Tensor& to) override { std::memcpy(to.data, from, static_cast<size_t>(to.bytes())); }
   void download(const Tensor& from, void* to) override { std::memcpy(to, from.data, static_cast<size_t>(from.bytes())); }
 

@@ -15,8 +15,10 @@
 #include "base/number_formats.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/candidates.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/roofs.h"
 #include "kernels/cuda/step_tables.h"
 
 namespace nibble {
@@ -100,6 +102,10 @@ class CudaBackend final : public Backend {
     for (auto& [size, graph] : graphs_) cudaGraphExecDestroy(graph);
     if (host_tables_) cudaFreeHost(host_tables_);
     if (staging_) cudaFreeHost(staging_);
+    if (exchange_) cudaFreeHost(exchange_);
+    for (cudaEvent_t event : staged_) {
+      if (event) cudaEventDestroy(event);
+    }
     if (tables_free_) cudaEventDestroy(tables_free_);
     cudaStreamDestroy(stream_);
   }
@@ -285,6 +291,36 @@ class CudaBackend final : public Backend {
   void gather_rows(const Tensor& x, std::span<const int32_t>, const Tensor& out) override {
     cuda::gather_rows(x.as<float>(), tables_.logit_rows, out.as<float>(), static_cast<int>(out.rows()), static_cast<int>(x.cols()), stream_);
   }
+  void candidates(const Tensor& logits, std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* out, RowSummary* summaries) override {
+    const auto rows = logits.rows(), vocab = logits.cols();
+    // One pinned buffer: temperatures and edits go in, summaries and candidates come out.
+    const auto edit_bytes = static_cast<int64_t>(edits.size_bytes()), in_bytes = rows * 4 + edit_bytes, out_bytes = rows * (static_cast<int64_t>(sizeof(RowSummary)) + kMaxCandidates * 8);
+    if (exchange_bytes_ < in_bytes + out_bytes + 16) {
+      if (exchange_) cudaFreeHost(exchange_);
+      exchange_bytes_ = 2 * (in_bytes + out_bytes) + 16;
+      check(cudaHostAlloc(reinterpret_cast<void**>(&exchange_), static_cast<size_t>(exchange_bytes_), cudaHostAllocDefault), "pinned memory");
+      device_exchange_ = device_memory(exchange_bytes_, "sampling");
+    }
+    const int64_t scratch_bytes = candidate_scratch_bytes(static_cast<int>(rows), static_cast<int>(vocab));
+    if (candidate_scratch_bytes_ < scratch_bytes) {
+      candidate_scratch_ = device_memory(scratch_bytes, "sampling");
+      candidate_scratch_bytes_ = scratch_bytes;
+    }
+    std::memcpy(exchange_, temperatures.data(), static_cast<size_t>(rows) * 4);
+    if (edit_bytes > 0) std::memcpy(exchange_ + rows * 4, edits.data(), static_cast<size_t>(edit_bytes));
+    auto* const device = static_cast<std::byte*>(device_exchange_.get());
+    check(cudaMemcpyAsync(device, exchange_, static_cast<size_t>(in_bytes), cudaMemcpyHostToDevice, stream_), "sampling");
+    auto* const device_summaries = reinterpret_cast<RowSummary*>(device + (in_bytes + 15) / 16 * 16);
+    auto* const device_candidates = reinterpret_cast<Candidate*>(device_summaries + rows);
+    find_candidates(logits.as<float>(), static_cast<int>(rows), static_cast<int>(vocab), reinterpret_cast<const float*>(device), reinterpret_cast<const LogitEdit*>(device + rows * 4),
+                    static_cast<int>(edits.size()), count, candidate_scratch_.get(), device_candidates, device_summaries, stream_);
+    check(cudaGetLastError(), "sampling");
+    check(cudaMemcpyAsync(exchange_, device_summaries, static_cast<size_t>(out_bytes), cudaMemcpyDeviceToHost, stream_), "sampling");
+    check(cudaStreamSynchronize(stream_), "a step on the device");
+    std::memcpy(summaries, exchange_, static_cast<size_t>(rows) * sizeof(RowSummary));
+    std::memcpy(out, exchange_ + rows * static_cast<int64_t>(sizeof(RowSummary)), static_cast<size_t>(rows) * kMaxCandidates * sizeof(Candidate));
+  }
+  Roofs measure_roofs() override { return {measure_read_bandwidth(stream_), measure_bf16_peak(stream_)}; }
   void upload(const void* from, const Tensor& to) override {
     copy_to_device(to.data, from, to.bytes());
     check(cudaStreamSynchronize(stream_), "upload");
@@ -404,6 +440,9 @@ class CudaBackend final : public Backend {
   StepSize size_;
   StepTables tables_;
   float* prepared_q_ = nullptr;
+  std::byte* exchange_ = nullptr;  // pinned, for sampling
+  DeviceMemory device_exchange_, candidate_scratch_;
+  int64_t exchange_bytes_ = 0, candidate_scratch_bytes_ = 0;
   DeviceMemory device_tables_;
   int32_t* host_tables_ = nullptr;
   cudaEvent_t tables_free_ = nullptr;
