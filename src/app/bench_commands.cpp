@@ -5,6 +5,7 @@
 
 #include "app/bench_offline.h"
 #include "app/bench_ops.h"
+#include "app/bench_report.h"
 #include "app/bench_serving.h"
 #include "app/eval_command.h"
 #include "app/model_loader.h"
@@ -90,6 +91,23 @@ void add_ops(CLI::App& bench, std::function<int()>& action) {
   app->add_option("--seconds", flags->seconds, "per measurement")->capture_default_str()->check(CLI::PositiveNumber);
   app->callback([flags, &action] { action = [flags] { return run_bench_ops(*flags); }; });
 }
+void add_reports(CLI::App& bench, std::function<int()>& action) {
+  struct Flags {
+    std::vector<std::string> runs;
+    std::string a, b, out;
+    bool force = false;
+  };
+  auto flags = std::make_shared<Flags>();
+  CLI::App* compare = bench.add_subcommand("compare", "two stored runs side by side: load tests as ratios, evaluations as a paired test");
+  compare->add_option("A", flags->a, "a run's folder")->required();
+  compare->add_option("B", flags->b, "another")->required();
+  compare->add_flag("--force", flags->force, "even when workload, token source, output cap or concurrency differ");
+  compare->callback([flags, &action] { action = [flags] { return run_bench_compare(flags->a, flags->b, flags->force); }; });
+  CLI::App* report = bench.add_subcommand("report", "report.md and report.json of stored runs (tools/plot_results.py draws them)");
+  report->add_option("RUNS", flags->runs, "folders of bench serving and eval")->required();
+  report->add_option("--out", flags->out, "folder to write to (default: the report to stdout)");
+  report->callback([flags, &action] { action = [flags] { return run_bench_report(flags->runs, flags->out); }; });
+}
 }  // namespace
 
 void add_bench_commands(CLI::App& bench, const std::string& command_line, std::function<int()>& action) {
@@ -97,6 +115,7 @@ void add_bench_commands(CLI::App& bench, const std::string& command_line, std::f
   add_serving(bench, command_line, action);
   add_offline(bench, command_line, action);
   add_ops(bench, action);
+  add_reports(bench, action);
 }
 
 void add_eval_command(CLI::App& parent, const std::string& command_line, std::function<int()>& action) {

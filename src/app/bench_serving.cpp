@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/file_io.h"
 #include "eval/load_metrics.h"
+#include "eval/load_report.h"
 #include "eval/load_run.h"
 #include "eval/run_folder.h"
 #include "eval/transport.h"
@@ -124,6 +125,7 @@ class BenchServing {
       all.push_back(std::move(median));
     }
     if (!single) write_file(folder / "sweep.json", all.dump(1) + "\n");
+    if (!all.empty()) write_file(folder / "report.md", report_markdown({read_run(folder)}));
     if (flags_.json) {
       fmt::print("{}\n", (single && !all.empty() ? all[0] : all).dump(1));
     } else {
