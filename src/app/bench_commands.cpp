@@ -33,8 +33,8 @@ void add_serving(CLI::App& bench, const std::string& command_line, std::function
   app->add_option("--api-key", flags->api_key, "sent as Bearer token")->capture_default_str();
   app->add_option("--model", flags->model_name, "the model's name in requests (default: the first that the server lists)");
   app->add_option("--model-path", flags->model.model_path, "run this model in process instead of asking a server")->each([flags](const std::string&) { flags->in_process = true; });
-  app->add_option("--prompts", flags->prompts, "JSONL of {question_id, category, messages}");
-  app->add_option("--workload", flags->workload, "random (token ids), words (chat); both synthetic");
+  app->add_option("--prompts", flags->prompts, "JSONL of {question_id, category, messages} (default: our own 880 prompts in 11 categories)");
+  app->add_option("--workload", flags->workload, "random (token ids) or words (chat) instead of --prompts; both synthetic");
   app->add_option("--input-len", flags->input_len, "tokens (random) or words of a synthetic prompt")->capture_default_str()->check(CLI::PositiveNumber);
   app->add_option("--random-ids", flags->random_ids, "range of random token ids, LOW:HIGH")->capture_default_str();
   app->add_option("--output-len", flags->output_len, "exactly so many output tokens (ignore_eos) instead of --max-tokens");
@@ -57,10 +57,7 @@ void add_serving(CLI::App& bench, const std::string& command_line, std::function
   app->add_option("--out", flags->out, "folder for results")->capture_default_str();
   app->add_option("--name", flags->name, "in the result's folder name");
   app->add_flag("--json", flags->json, "machine-readable");
-  app->callback([flags, &action] {
-    if (flags->prompts.empty() && flags->workload.empty()) flags->workload = "words";
-    action = [flags] { return run_bench_serving(*flags); };
-  });
+  app->callback([flags, &action] { action = [flags] { return run_bench_serving(*flags); }; });
 }
 
 void add_offline(CLI::App& bench, const std::string& command_line, std::function<int()>& action) {

@@ -58,6 +58,7 @@ Limits parse_slo(const std::string& text) {
 
 Workload make_workload(const BenchServingFlags& flags, int most) {
   if (!flags.prompts.empty()) return load_workload(flags.prompts);
+  if (flags.workload.empty()) return load_workload(own_workload());
   const int64_t count = flags.num_prompts > 0 ? flags.num_prompts : std::max<int64_t>(4 * most, 16);
   if (flags.workload == "random") {
     const size_t colon = flags.random_ids.find(':');
@@ -65,7 +66,7 @@ Workload make_workload(const BenchServingFlags& flags, int most) {
     return random_workload(count, flags.input_len, std::stoi(flags.random_ids.substr(0, colon)), std::stoi(flags.random_ids.substr(colon + 1)), flags.seed);
   }
   if (flags.workload == "words") return words_workload(count, flags.input_len, flags.seed);
-  raise(ErrorCode::invalid_argument, "--workload {}: wanted random or words, or a file with --prompts", flags.workload);
+  raise(ErrorCode::invalid_argument, "--workload {}: wanted random or words; our own prompts without it, a file with --prompts", flags.workload);
 }
 
 // A GET that may fail: its JSON, or null.
@@ -144,7 +145,7 @@ class BenchServing {
   size_t num_prompts(int level) const {
     int64_t n = static_cast<int64_t>(workload_.prompts.size());
     if (flags_.num_prompts > 0) n = std::min(n, flags_.num_prompts);
-    if (flags_.num_prompts == 0 && flags_.prompts.empty()) n = std::min<int64_t>(n, std::max<int64_t>(4 * level, 16));
+    if (flags_.num_prompts == 0 && !flags_.workload.empty()) n = std::min<int64_t>(n, std::max<int64_t>(4 * level, 16));
     return static_cast<size_t>(n);
   }
 
@@ -169,6 +170,16 @@ class BenchServing {
             {"no_shared_prefix", flags_.no_shared_prefix}, {"continuous_usage_stats", flags_.chunk_usage}, {"slo", slo_}, {"extra_request", flags_.extra}, {"client_version", kVersion}};
   }
 
+  // The engine refuses while a request is being put away: asked again for a moment.
+  bool flush() {
+    for (int i = 0; i < 40; ++i) {
+      if (call_and_wait(*transport_, "POST", "/flush_cache").status == 200) return true;
+      transport_->at(monotonic_ns() + 50'000'000, [] {});
+      transport_->run();
+    }
+    return false;
+  }
+
   Json measure(int level, const fs::path& folder) {
     const LoadPlan main_plan = plan(level);
     const size_t count = num_prompts(level);
@@ -184,7 +195,7 @@ class BenchServing {
         if (!r.ok() && !InterruptGuard::requested()) raise(ErrorCode::unavailable, "a warm-up request failed: {}", r.error);
       }
     }
-    const bool flushed = call_and_wait(*transport_, "POST", "/flush_cache").status == 200;
+    const bool flushed = flush();
     if (InterruptGuard::requested()) return nullptr;
 
     const std::string gpu_before = gpu_state();

@@ -85,6 +85,7 @@ std::string warnings_of(const StoredRun& run) {
     else if (at(m, {"validity", "degraded"}) == true) out += fmt::format("- {}: degraded, {} requests failed\n", where, plain(at(m, {"validity", "failed"})));
     if (number(at(m, {"client", "cpu_share"})) > 0.8) out += fmt::format("- {}: the client used {} of a core\n", where, cell(at(m, {"client", "cpu_share"})));
     if (at(m, {"validity", "partial"}) == true) out += fmt::format("- {}: interrupted\n", where);
+    if (at(m, {"load", "cache_flushed"}) == false && at(m, {"load", "unique_salts"}) != true) out += fmt::format("- {}: the prefix cache was not flushed before\n", where);
     if (at(m, {"client", "in_process"}) == true) out += fmt::format("- {}: in process, without sockets; not a measurement of a server\n", where);
     if (at(m, {"spec"}).is_object() && number(at(m, {"spec", "spec_gain"})) > 0 && number(at(m, {"spec", "spec_gain"})) < 1) out += fmt::format("- {}: speculation loses, gain {}\n", where, cell(at(m, {"spec", "spec_gain"})));
   }

@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/error.h"
 #include "base/file_io.h"
@@ -206,6 +208,17 @@ TEST(WorkloadFile, RefusesWhatIsNoPrompt) {
   EXPECT_EQ(message(row(id, "math", "x") + row(id, "math", "y")), ":2: question_id '" + id + "' came before");
   EXPECT_EQ(message(row(id, "", "x")), ":1: wanted 'category', a non-empty string");
   EXPECT_EQ(message(row(id, "math", "")), ":1: wanted 'content', a non-empty string");
+}
+
+TEST(WorkloadFile, OursHasElevenTimesEighty) {
+  const Workload w = load_workload(std::filesystem::path(NIBBLE_REPO_DIR) / "bench/workloads/qualitative.jsonl");
+  ASSERT_EQ(w.prompts.size(), 880u);
+  std::map<std::string, int> counts;
+  std::set<std::string> texts;
+  for (const WorkloadPrompt& p : w.prompts) ++counts[p.category], texts.insert(p.turns[0]);
+  EXPECT_EQ(texts.size(), 880u);
+  EXPECT_EQ(counts.size(), 11u);
+  for (const auto& [category, n] : counts) EXPECT_EQ(n, 80) << category;
 }
 
 TEST(WorkloadOrder, DependsOnTheSeedAlone) {

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -76,6 +76,17 @@ Workload load_workload(const std::filesystem::path& file) {
   }
   if (out.prompts.empty()) raise(ErrorCode::corrupt, "{}: no prompts", file.string());
   return out;
+}
+
+std::filesystem::path own_workload() {
+  if (const char* file = std::getenv("NIBBLE_PROMPTS")) return file;
+  std::error_code error;
+  const auto executable = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (!error) {
+    const auto installed = executable.parent_path().parent_path() / "share/nibble/workloads/qualitative.jsonl";
+    if (std::filesystem::exists(installed)) return installed;
+  }
+  return NIBBLE_SOURCE_DIR "/bench/workloads/qualitative.jsonl";
 }
 
 Workload random_workload(int64_t count, int64_t input_tokens, int32_t low, int32_t high, uint64_t seed) {

@@ -25,6 +25,9 @@ struct Workload {
 // where a prompt should be.
 Workload load_workload(const std::filesystem::path& file);
 
+// The project's own 880 prompts: NIBBLE_PROMPTS, else beside the program, else in the source tree.
+std::filesystem::path own_workload();
+
 // `count` prompts of exactly `input_tokens` random ids in [low, high).
 Workload random_workload(int64_t count, int64_t input_tokens, int32_t low, int32_t high, uint64_t seed);
 // `count` chat prompts of `words` common English words.

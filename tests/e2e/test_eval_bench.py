@@ -86,6 +86,20 @@ def test_bench_serving_sweeps_and_keeps_records(server, tmp_path):
         assert m["latency"]["ttft"]["mean"] == pytest.approx(ttft)
 
 
+def test_compare_and_report_of_stored_runs(server, tmp_path):
+    common = ["bench", "serving", "--base-url", server.url, "--num-prompts", "6", "--max-tokens", "8", "--concurrency", "2"]
+    for name, more in (("a", []), ("b", []), ("c", ["--max-tokens", "4"])):
+        assert nibble(*common, *more, "--out", tmp_path / name).returncode == 0
+    a, b, c = (only_run(tmp_path / n) for n in "abc")
+    same = nibble("bench", "compare", a, b)
+    assert same.returncode == 0 and "agg tok/s" in same.stdout
+    refused = nibble("bench", "compare", a, c)
+    assert refused.returncode == 2 and "output cap: 8 and 4" in refused.stderr
+    assert "forced" in nibble("bench", "compare", a, c, "--force").stdout
+    assert nibble("bench", "report", a, b, "--out", tmp_path / "r").returncode == 0
+    assert (tmp_path / "r/report.md").read_text().count(a.name) >= 3 and (a / "report.md").exists()
+
+
 def test_bench_offline_times_prefill_and_decode():
     r = nibble("bench", "offline", "demo", "--batch", "1,2", "--input-len", "16", "--output-len", "8", "--repeats", "1", "--json")
     assert r.returncode == 0, r.stderr

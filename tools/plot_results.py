@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Draws stored results: nothing is measured here, every number comes from JSON that a run wrote.
+
+    tools/plot_results.py RUN... --out DIR [--ops bench/results/cpu_ops.json]
+
+RUN: a folder of `nibble bench serving` or `nibble eval`. Writes DIR/report.md and report.json (with `nibble bench report`, --nibble PATH) and, as SVG:
+throughput.svg (throughput against latency over concurrency), itl.svg (distribution of inter-token latency), accuracy.svg (scores with error bars) and
+roofline.svg (one bar an op, of the measured bandwidth). Needs matplotlib.
+"""
+import argparse
+import json
+import pathlib
+import subprocess
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+matplotlib.rcParams["svg.hashsalt"] = "nibble"  # the same bytes for the same numbers
+
+
+def read(path):
+    folder = pathlib.Path(path)
+    file = folder / "sweep.json" if (folder / "sweep.json").exists() else folder / "metrics.json"
+    metrics = json.loads(file.read_text())
+    levels = metrics if isinstance(metrics, list) else [metrics]
+    return {"name": folder.resolve().name, "folder": folder, "levels": levels, "eval": "aggregate" in levels[0]}
+
+
+def records(run, level):
+    c = level["load"].get("concurrency")
+    for place in (run["folder"], run["folder"] / f"c{c}", run["folder"] / f"c{c}-r1"):
+        if (place / "records.jsonl").exists():
+            return [json.loads(line) for line in (place / "records.jsonl").read_text().splitlines()]
+    return []
+
+
+def save(figure, out, name):
+    figure.savefig(out / name, metadata={"Date": None})
+    plt.close(figure)
+    print("written:", out / name)
+
+
+def throughput(runs, out):
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for run in runs:
+        x = [m["latency"]["itl"]["mean"] for m in run["levels"]]
+        y = [m["throughput"]["output_token_throughput"] for m in run["levels"]]
+        axis.plot(x, y, marker="o", label=run["name"])
+        for m, a, b in zip(run["levels"], x, y):
+            axis.annotate(f"{m['load'].get('concurrency') or m['load'].get('rate')}", (a, b), textcoords="offset points", xytext=(5, 4), fontsize=8)
+    axis.set(xlabel="inter-token latency, mean [ms]", ylabel="output tokens/s, all streams", title="Throughput against latency (labels: requests in flight)")
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize=8)
+    save(figure, out, "throughput.svg")
+
+
+def itl(runs, out):
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for run in runs:
+        for level in (run["levels"][0], run["levels"][-1]) if len(run["levels"]) > 1 else run["levels"]:
+            gaps = sorted((b - a) / 1e6 for r in records(run, level) for a, b in zip(r["chunk_ns"], r["chunk_ns"][1:]))
+            if gaps:
+                axis.plot(gaps, [(i + 1) / len(gaps) for i in range(len(gaps))], label=f"{run['name']}, C = {level['load'].get('concurrency')}")
+    axis.set(xlabel="time between chunks [ms]", ylabel="share of chunks", title="Inter-chunk latency, cumulative", xscale="log")
+    axis.legend(fontsize=8)
+    save(figure, out, "itl.svg")
+
+
+def accuracy(runs, out):
+    figure, axis = plt.subplots(figsize=(7, 0.6 * len(runs) + 1.5), layout="constrained")
+    for i, run in enumerate(runs):
+        m = run["levels"][0]
+        axis.errorbar(m["aggregate"]["score"], i, xerr=1.96 * m["score_se"], fmt="o", capsize=4)
+    axis.set_yticks(range(len(runs)), [r["name"] for r in runs], fontsize=8)
+    axis.set(xlabel="score, with 95 % interval", title=f"Accuracy (n = {runs[0]['levels'][0]['num_examples']})")
+    axis.invert_yaxis()
+    save(figure, out, "accuracy.svg")
+
+
+def roofline(path, out):
+    report = json.loads(pathlib.Path(path).read_text())
+    rows = report["rows"]
+    labels = [f"{r['format']} {r['n']}x{r['k']}, {r['rows']} rows" for r in rows]
+    figure, axis = plt.subplots(figsize=(7, 0.22 * len(rows) + 1.5), layout="constrained")
+    axis.barh(range(len(rows)), [max(r["of_bandwidth"], r.get("of_peak", 0)) for r in rows], color=["tab:blue" if r["of_bandwidth"] >= r.get("of_peak", 0) else "tab:orange" for r in rows])
+    axis.axvline(1, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(rows)), labels, fontsize=7)
+    axis.set(xlabel="of the measured roof (blue: bandwidth, orange: arithmetic)", title=f"Linear kernels, {report['machine']}")
+    axis.invert_yaxis()
+    save(figure, out, "roofline.svg")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("runs", nargs="*")
+    p.add_argument("--out", required=True, type=pathlib.Path)
+    p.add_argument("--ops")
+    p.add_argument("--nibble", help="the program; writes report.md and report.json too")
+    a = p.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    runs = [read(r) for r in a.runs]
+    if a.nibble and runs:
+        subprocess.run([a.nibble, "bench", "report", *a.runs, "--out", str(a.out)], check=True)
+    loads, evaluations = [r for r in runs if not r["eval"]], [r for r in runs if r["eval"]]
+    if loads:
+        throughput(loads, a.out)
+        itl(loads, a.out)
+    if evaluations:
+        accuracy(evaluations, a.out)
+    if a.ops:
+        roofline(a.ops, a.out)
+
+
+if __name__ == "__main__":
+    main()
