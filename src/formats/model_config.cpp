@@ -93,10 +93,10 @@ std::vector<LayerConfig> read_layers(const JsonFields& text) {
 }
 
 // Members of the wider family that this program does not compute: refuse by name rather than answer with noise.
-void refuse_unsupported(const JsonFields& text, std::string_view source) {
+void refuse_unsupported(const JsonFields& text, std::string_view source, bool assistant) {
   const auto refuse = [&](const char* key, std::string_view why) { raise(ErrorCode::unsupported, "{}: text_config.{}: {}", source, key, why); };
   if (text.boolean("enable_moe_block").value_or(false)) refuse("enable_moe_block", "mixture-of-experts models are not supported");
-  if (text.integer("num_kv_shared_layers").value_or(0) != 0) refuse("num_kv_shared_layers", "layers that share K and V are not supported");
+  if (!assistant && text.integer("num_kv_shared_layers").value_or(0) != 0) refuse("num_kv_shared_layers", "layers that share K and V are not supported");
   if (text.integer("hidden_size_per_layer_input").value_or(0) != 0) refuse("hidden_size_per_layer_input", "per-layer inputs are not supported");
   if (text.boolean("use_double_wide_mlp").value_or(false)) refuse("use_double_wide_mlp", "double-wide MLPs are not supported");
   if (text.boolean("attention_bias").value_or(false)) refuse("attention_bias", "biased attention projections are not supported");
@@ -114,22 +114,8 @@ void check_shapes(const ModelConfig& config, std::string_view source) {
     if (layer.head_dim % 2 != 0) raise(ErrorCode::corrupt, "{}: layer {}: head_dim {} is odd", source, i, layer.head_dim);
   }
 }
-}  // namespace
 
-ModelConfig parse_model_config(std::string_view json_text, std::string_view source) {
-  const json root = parse_json_object(json_text, source);
-  const JsonFields top(root, source);
-  ModelConfig config;
-  config.model_type = top.string("model_type").value_or("");
-  if (config.model_type != "gemma4_unified" && config.model_type != "gemma4_unified_text") {
-    raise(ErrorCode::unsupported, "{}: model_type is '{}', supported are gemma4_unified and gemma4_unified_text", source, config.model_type);
-  }
-  if (top.has("architectures") && root["architectures"].is_array() && !root["architectures"].empty() && root["architectures"][0].is_string()) {
-    config.architecture = root["architectures"][0].get<std::string>();
-  }
-  const JsonFields text = top.object("text_config").value_or(top);
-  refuse_unsupported(text, source);
-
+void read_text(const JsonFields& top, const JsonFields& text, std::string_view source, ModelConfig& config) {
   config.vocab_size = integer_or(text, "vocab_size", 262144);
   config.hidden_size = integer_or(text, "hidden_size", 2304);
   config.intermediate_size = integer_or(text, "intermediate_size", 9216);
@@ -148,7 +134,9 @@ ModelConfig parse_model_config(std::string_view json_text, std::string_view sour
   config.sliding_rope = read_rope(text, LayerKind::sliding);
   config.full_rope = read_rope(text, LayerKind::full);
   check_shapes(config, source);
+}
 
+ModelConfig read_media_and_ids(const JsonFields& top, const JsonFields& text, ModelConfig config) {
   if (const auto vision = top.object("vision_config")) {
     VisionConfig& v = config.vision.emplace();
     const int32_t patch = integer_or(*vision, "patch_size", 16), pooling = integer_or(*vision, "pooling_kernel_size", 3);
@@ -178,6 +166,74 @@ ModelConfig parse_model_config(std::string_view json_text, std::string_view sour
   config.boa_token_id = media_id("boa_token_id");
   config.eoa_token_id = top.has("eoa_token_index") ? media_id("eoa_token_index") : media_id("eoa_token_id");
   return config;
+}
+}  // namespace
+
+ModelConfig parse_model_config(std::string_view json_text, std::string_view source) {
+  const json root = parse_json_object(json_text, source);
+  const JsonFields top(root, source);
+  ModelConfig config;
+  config.model_type = top.string("model_type").value_or("");
+  if (config.model_type != "gemma4_unified" && config.model_type != "gemma4_unified_text") {
+    raise(ErrorCode::unsupported, "{}: model_type is '{}', supported are gemma4_unified and gemma4_unified_text", source, config.model_type);
+  }
+  if (top.has("architectures") && root["architectures"].is_array() && !root["architectures"].empty() && root["architectures"][0].is_string()) {
+    config.architecture = root["architectures"][0].get<std::string>();
+  }
+  const JsonFields text = top.object("text_config").value_or(top);
+  refuse_unsupported(text, source, /*assistant=*/false);
+  read_text(top, text, source, config);
+  return read_media_and_ids(top, text, std::move(config));
+}
+
+namespace {
+constexpr const char* kAssistants[] = {"Gemma4UnifiedAssistantForCausalLM", "Gemma4AssistantForCausalLM"};
+}
+
+bool is_assistant_config(std::string_view json_text, std::string_view source) {
+  const json root = parse_json_object(json_text, source);
+  if (!root.contains("architectures") || !root["architectures"].is_array()) return false;
+  return std::any_of(root["architectures"].begin(), root["architectures"].end(),
+                     [](const json& name) { return std::any_of(std::begin(kAssistants), std::end(kAssistants), [&](const char* known) { return name == known; }); });
+}
+
+AssistantConfig parse_assistant_config(std::string_view json_text, std::string_view source) {
+  if (!is_assistant_config(json_text, source)) raise(ErrorCode::unsupported, "{}: not an assistant: architectures must hold {} or {}", source, kAssistants[0], kAssistants[1]);
+  const json root = parse_json_object(json_text, source);
+  const JsonFields top(root, source);
+  const JsonFields text = top.object("text_config").value_or(top);
+  refuse_unsupported(text, source, /*assistant=*/true);
+  if (top.boolean("use_ordered_embeddings").value_or(false)) raise(ErrorCode::unsupported, "{}: use_ordered_embeddings: heads of centroids are not supported", source);
+  AssistantConfig config;
+  config.text.architecture = root["architectures"][0].get<std::string>();
+  config.text.model_type = top.string("model_type").value_or("");
+  read_text(top, text, source, config.text);
+  const int64_t layers = config.text.num_layers(), shared = text.integer("num_kv_shared_layers").value_or(0);
+  if (shared != 0 && shared != layers) raise(ErrorCode::unsupported, "{}: num_kv_shared_layers is {}, an assistant's {} layers all read the target's K and V", source, shared, layers);
+  config.backbone_hidden_size = integer_or(top, "backbone_hidden_size", 0);
+  if (config.backbone_hidden_size == 0) top.bad("backbone_hidden_size", "the target's hidden size");
+  return config;
+}
+
+void check_assistant(const AssistantConfig& assistant, const ModelConfig& target, std::string_view source) {
+  const auto equal = [&](const char* what, int64_t found, int64_t wanted) {
+    if (found != wanted) raise(ErrorCode::invalid_argument, "{}: {} is {}, the target has {}; this assistant belongs to another model", source, what, found, wanted);
+  };
+  equal("backbone_hidden_size", assistant.backbone_hidden_size, target.hidden_size);
+  equal("vocab_size", assistant.text.vocab_size, target.vocab_size);
+  for (const LayerConfig& layer : assistant.text.layers) {
+    const bool full = layer.kind == LayerKind::full;
+    const auto last = std::find_if(target.layers.rbegin(), target.layers.rend(), [&](const LayerConfig& l) { return l.kind == layer.kind; });
+    if (last == target.layers.rend()) raise(ErrorCode::invalid_argument, "{}: has {} layers, the target has none", source, full ? "full_attention" : "sliding_attention");
+    equal(full ? "global_head_dim" : "head_dim", layer.head_dim, last->head_dim);
+    if (assistant.text.num_attention_heads % last->num_kv_heads != 0) equal("num_attention_heads", assistant.text.num_attention_heads, target.num_attention_heads);
+    equal(full ? "num_global_key_value_heads" : "num_key_value_heads", layer.num_kv_heads, last->num_kv_heads);
+    if (!full) equal("sliding_window", assistant.text.sliding_window, target.sliding_window);
+    const RopeConfig &mine = assistant.text.rope(layer.kind), &theirs = target.rope(layer.kind);
+    if (mine.theta != theirs.theta || mine.rotary_fraction != theirs.rotary_fraction || mine.factor != theirs.factor) {
+      raise(ErrorCode::invalid_argument, "{}: rope_parameters of {} layers are not the target's", source, full ? "full_attention" : "sliding_attention");
+    }
+  }
 }
 
 namespace {

@@ -71,6 +71,17 @@ struct ModelConfig {
 // Raises corrupt or unsupported, naming `source` and the key.
 ModelConfig parse_model_config(std::string_view json_text, std::string_view source);
 
+// config.json of the assistant that drafts for a target: a small text decoder whose layers have queries alone, and two projections from and to the
+// target's hidden size.
+struct AssistantConfig {
+  ModelConfig text;                // layers: head sizes are the target's, k_eq_v means nothing here
+  int32_t backbone_hidden_size = 0;
+};
+bool is_assistant_config(std::string_view json_text, std::string_view source);
+AssistantConfig parse_assistant_config(std::string_view json_text, std::string_view source);
+// Raises invalid_argument, naming both values, when the assistant does not belong to this target.
+void check_assistant(const AssistantConfig& assistant, const ModelConfig& target, std::string_view source);
+
 // config.json of a folder, with `overrides` (a JSON object, "" for none) merged in deeply before it is read.
 std::string read_config_json(const std::filesystem::path& folder, std::string_view overrides = {});
 }  // namespace nibble

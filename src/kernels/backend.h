@@ -10,6 +10,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/candidates.h"
+#include "kernels/draft.h"
 #include "kernels/embed.h"
 #include "kernels/gelu_gate.h"
 #include "kernels/linear.h"
@@ -35,6 +36,7 @@ struct StepPlan {
   std::span<const int32_t> logit_rows;
   int32_t full_group = 1, sliding_group = 1;  // query heads per key/value head
   int32_t sliding_window = 0;
+  int32_t program = 0;  // steps of one size call the same ops iff their programs are equal: 0 the model, k > 0 a round of k drafts
 };
 
 class Backend {
@@ -89,6 +91,12 @@ class Backend {
     double read_bytes_per_second = 0, bf16_flops = 0;  // measured; 0: unknown
   };
   virtual Roofs measure_roofs() = 0;
+
+  // Ops of a draft round (kernels/draft.h), where drafts() says that they are there.
+  virtual bool drafts() const { return false; }
+  virtual void draft_input(const DraftInputArgs&) { NB_ASSERT(false, "this backend does not draft"); }
+  virtual void query_prepare(const QueryPrepareArgs&) { NB_ASSERT(false, "this backend does not draft"); }
+  virtual void argmax(const Tensor& /*logits*/, const Tensor& /*ids*/) { NB_ASSERT(false, "this backend does not draft"); }
 
   // Copies between host memory and the backend's tensors; they return when the bytes are there.
   virtual void upload(const void* from, const Tensor& to) = 0;

@@ -1,5 +1,6 @@
 // What every op demands of its arguments; the same for all backends.
 #include "kernels/attention.h"
+#include "kernels/draft.h"
 #include "kernels/embed.h"
 #include "kernels/gelu_gate.h"
 #include "kernels/linear.h"
@@ -63,6 +64,19 @@ void validate(const AttentionArgs& a) {
   validate_pages(a.k_pages, a.v_pages, a.q.shape[2]);
   NB_ASSERT(a.q.shape[1] % a.k_pages.shape[1] == 0, "heads must be a multiple of kv_heads");
   NB_ASSERT(is_activation(a.out) && a.out.rows() == a.q.shape[0] && a.out.cols() == a.q.shape[1] * a.q.shape[2], "out must be [rows, heads * head_dim]");
+}
+
+void validate(const DraftInputArgs& a) {
+  const int64_t rows = a.out.rows(), hidden = a.table.cols();
+  NB_ASSERT(a.table.dtype == DType::bf16 && is_activation(a.hidden) && is_activation(a.out), "table must be bf16, hidden and out bf16 or f32");
+  NB_ASSERT(a.hidden.cols() == hidden && a.out.cols() == 2 * hidden, "out must be [rows, 2 * hidden]");
+  NB_ASSERT(a.ids.empty() ? a.chosen.dtype == DType::i32 && a.chosen.count() >= rows : static_cast<int64_t>(a.ids.size()) <= rows, "one id per row");
+}
+
+void validate(const QueryPrepareArgs& a) {
+  NB_ASSERT(a.q.shape.rank == 3 && a.q.dtype == DType::f32, "q must be [rows, heads, head_dim] f32");
+  NB_ASSERT(is_vector(a.q_norm, a.q.shape[2]), "q_norm must be [head_dim] bf16");
+  NB_ASSERT(!a.rotary.cos || (a.rotary.cos.cols() <= a.q.shape[2] / 2 && a.rotary.cos.rows() >= a.q.shape[0]), "rotary table too small");
 }
 
 LinearShape shape_of(const LinearWeight& weight) {

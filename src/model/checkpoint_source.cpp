@@ -243,16 +243,35 @@ ModelWeights ModelWeights::examine(const std::filesystem::path& folder, const Mo
   return weights;
 }
 
-ModelWeights ModelWeights::load(const std::filesystem::path& folder, const ModelConfig& config, const QuantConfig& quant) {
-  std::vector<std::string> problems;
-  ModelWeights weights = examine(folder, config, quant, problems);
-  weights.files_.will_need();
-  if (problems.empty()) return weights;
+namespace {
+void refuse(const std::filesystem::path& folder, const std::vector<std::string>& problems) {
+  if (problems.empty()) return;
   constexpr size_t kShown = 20;
   std::string text;
   for (size_t i = 0; i < problems.size() && i < kShown; ++i) text += (i ? "; " : "") + problems[i];
   if (problems.size() > kShown) text += fmt::format("; and {} more", problems.size() - kShown);
   const bool one = problems.size() == 1;
   raise(ErrorCode::corrupt, "{}: {} {} not fit config.json: {}", folder.string(), problems.size(), one ? "tensor does" : "tensors do", text);
+}
+}  // namespace
+
+ModelWeights ModelWeights::load(const std::filesystem::path& folder, const ModelConfig& config, const QuantConfig& quant) {
+  std::vector<std::string> problems;
+  ModelWeights weights = examine(folder, config, quant, problems);
+  weights.files_.will_need();
+  refuse(folder, problems);
+  return weights;
+}
+
+AssistantWeights AssistantWeights::load(const std::filesystem::path& folder, const AssistantConfig& config) {
+  std::vector<std::string> problems;
+  AssistantWeights weights;
+  const QuantConfig plain;
+  CheckpointSource source(folder, config.text, plain, weights.decoder, problems);
+  assemble_assistant(config, source, weights);
+  source.account_for_the_rest();
+  weights.decoder.files_.will_need();
+  refuse(folder, problems);
+  return weights;
 }
 }  // namespace nibble

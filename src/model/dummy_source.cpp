@@ -134,4 +134,12 @@ ModelWeights ModelWeights::dummy(const ModelConfig& config, const QuantConfig& q
   assemble_weights(config, source, weights);
   return weights;
 }
+
+AssistantWeights AssistantWeights::dummy(const AssistantConfig& config, uint64_t seed) {
+  AssistantWeights weights;
+  const QuantConfig plain;
+  DummySource source(plain, seed, weights.decoder);
+  assemble_assistant(config, source, weights);
+  return weights;
+}
 }  // namespace nibble

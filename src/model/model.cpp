@@ -12,6 +12,7 @@ namespace {
 // The first n rows of a scratch matrix, as a matrix of `cols` columns (scratch is as wide as the widest layer).
 Tensor view(const Tensor& scratch, int64_t rows, int64_t cols) { return {scratch.data, scratch.dtype, {rows, cols}}; }
 Tensor view(const Tensor& scratch, int64_t rows, int64_t heads, int64_t d) { return {scratch.data, scratch.dtype, {rows, heads, d}}; }
+float embed_scale(int64_t hidden) { return to_float(to_bf16(std::sqrt(static_cast<float>(hidden)))); }
 }  // namespace
 
 int64_t page_bytes(const ModelConfig& config, LayerKind kind, DType kv_cache) {
@@ -20,6 +21,16 @@ int64_t page_bytes(const ModelConfig& config, LayerKind kind, DType kv_cache) {
     if (layer.kind == kind) values += int64_t{2} * layer.num_kv_heads * layer.head_dim * kPageTokens;
   }
   return values * size_of(kv_cache);
+}
+
+std::vector<float> rotary_frequencies(const RopeConfig& rope, int32_t head_dim) {
+  std::vector<float> frequencies;
+  const auto pairs = static_cast<int64_t>(rope.rotary_fraction * head_dim / 2);
+  for (int64_t p = 0; p < pairs; ++p) {
+    // The exponent's denominator is the whole head_dim, also when only some pairs rotate.
+    frequencies.push_back(static_cast<float>(std::pow(rope.theta, -2.0 * static_cast<double>(p) / head_dim) / rope.factor));
+  }
+  return frequencies;
 }
 
 Gemma4Model::Gemma4Model(const ModelConfig& config, const ModelWeights& weights, const ModelOptions& options, Backend& backend)
@@ -76,12 +87,8 @@ void Gemma4Model::allocate_scratch() {
     const auto layer = std::find_if(config_.layers.begin(), config_.layers.end(), [&](const LayerConfig& l) { return l.kind == kind; });
     if (layer == config_.layers.end()) continue;
     Rotary& rotary = kind == LayerKind::full ? full_rotary_ : sliding_rotary_;
-    const RopeConfig& rope = config_.rope(kind);
-    const auto pairs = static_cast<int64_t>(rope.rotary_fraction * layer->head_dim / 2);
-    for (int64_t p = 0; p < pairs; ++p) {
-      // The exponent's denominator is the whole head_dim, also when only some pairs rotate.
-      rotary.frequencies.push_back(static_cast<float>(std::pow(rope.theta, -2.0 * static_cast<double>(p) / layer->head_dim) / rope.factor));
-    }
+    rotary.frequencies = rotary_frequencies(config_.rope(kind), layer->head_dim);
+    const auto pairs = static_cast<int64_t>(rotary.frequencies.size());
     rotary.cos = make(DType::f32, pairs);
     rotary.sin = make(DType::f32, pairs);
   }
@@ -133,8 +140,7 @@ void Gemma4Model::read_logits(int32_t row, float* logits) { backend_.download(lo
 void Gemma4Model::run_layers(const Step& step, int64_t rows, int64_t wanted, const Tensor& logits) {
   const RotaryTable sliding = fill_rotary(sliding_rotary_, sliding_rows_, rows), full = fill_rotary(full_rotary_, full_rows_, rows);
   const int64_t hidden = config_.hidden_size;
-  const float embed_scale = to_float(to_bf16(std::sqrt(static_cast<float>(hidden))));
-  backend_.embed({.ids = step.ids, .table = weights_.embed, .scale = embed_scale, .round_to_bf16 = options_.activations == DType::bf16,
+  backend_.embed({.ids = step.ids, .table = weights_.embed, .scale = embed_scale(hidden), .round_to_bf16 = options_.activations == DType::bf16,
                   .out = view(x_, rows, hidden)});
   backend_.rms_norm({.x = view(x_, rows, hidden), .weight = layers_[0].weights->input_norm, .out = view(h_, rows, hidden), .eps = config_.rms_norm_eps});
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -175,6 +181,12 @@ void Gemma4Model::run_layer(Layer& layer, const RotaryTable& rotary, std::span<c
   backend_.linear(*layer.down, view(gated_, rows, inner), sublayer);
   backend_.rms_norm_add({.x = sublayer, .weight = w.post_feedforward_norm, .residual = x, .scale = w.layer_scalar,
                          .next_weight = next_norm ? *next_norm : Tensor{}, .out = h, .eps = config_.rms_norm_eps});
+}
+
+DraftSource Gemma4Model::draft_source() const {
+  DraftSource source{.hidden = last_normed_, .embed = weights_.embed, .embed_scale = embed_scale(config_.hidden_size), .full = {}, .sliding = {}};
+  for (const Layer& layer : layers_) (layer.config.kind == LayerKind::full ? source.full : source.sliding) = {layer.k_pages, layer.v_pages};
+  return source;
 }
 
 int64_t Gemma4Model::prepared_bytes() const {

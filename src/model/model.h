@@ -31,8 +31,22 @@ struct ModelOptions {
   int32_t max_rows = 512;           // rows of one step
 };
 
+// Of the rotating pairs: the angle of pair p at position n is n times its entry.
+std::vector<float> rotary_frequencies(const RopeConfig& rope, int32_t head_dim);
+
 // Bytes of one page over all layers of a kind, K and V.
 int64_t page_bytes(const ModelConfig& config, LayerKind kind, DType kv_cache);
+
+// What an assistant reads of its target.
+struct DraftSource {
+  Tensor hidden;      // [rows, hidden]: final-normed state behind each of the last step's logit rows
+  Tensor embed;       // [vocab, hidden] bf16
+  float embed_scale = 1.0f;
+  struct Pages {
+    Tensor k, v;
+  };
+  Pages full, sliding;  // of the last layer of each kind; empty where there is none
+};
 
 class Gemma4Model final : public ForwardModel {
  public:
@@ -47,6 +61,9 @@ class Gemma4Model final : public ForwardModel {
   void candidates(std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries) override;
   void read_logits(int32_t row, float* logits) override;
 
+  DraftSource draft_source() const;
+  const ModelOptions& options() const { return options_; }
+
   int64_t prepared_bytes() const;             // of repacked weights
   std::string kernels() const;                // "avx512_bf16 nvfp4 x144, avx512_bf16 bf16 x185": what runs, for the log
 
@@ -58,8 +75,8 @@ class Gemma4Model final : public ForwardModel {
     Tensor k_pages, v_pages;
   };
   struct Rotary {
-    std::vector<float> frequencies;  // [rotated pairs]
-    Tensor cos, sin;                 // [max_rows, rotated pairs] f32
+    std::vector<float> frequencies;
+    Tensor cos, sin;  // [max_rows, rotated pairs] f32
   };
 
   void prepare_layers();

@@ -61,4 +61,21 @@ class ForwardModel {
   virtual void candidates(std::span<const LogitEdit>, std::span<const float> /*temperatures*/, int32_t /*count*/, Candidate*, RowSummary*) { NB_ASSERT(false, "no logits are kept"); }
   virtual void read_logits(int32_t /*row*/, float* /*logits*/) { NB_ASSERT(false, "no logits are kept"); }
 };
+
+// A sequence whose next tokens are to be guessed, right after the step that gave its newest one.
+struct DraftRow {
+  int32_t token = 0;          // the newest, not yet in the pages
+  int32_t logit_row = 0;      // which of the last step's logit rows it was chosen from
+  int32_t num_computed = 0;   // positions in the pages, > 0; later ones may hold leftovers
+  std::span<const int32_t> full_pages, sliding_pages;  // as in SequenceSlice, for a query at num_computed - 1
+};
+
+// Guesses. A wrong guess costs time, never output: the model checks every one.
+class DraftModel {
+ public:
+  virtual ~DraftModel() = default;
+  virtual int32_t max_drafts() const = 0;  // per sequence
+  // ids: [rows.size(), num_drafts], the likely next tokens of each sequence in order.
+  virtual void draft(std::span<const DraftRow> rows, int32_t num_drafts, int32_t* ids) = 0;
+};
 }  // namespace nibble

@@ -18,6 +18,8 @@ class WeightSource {
 // Asks the source for every weight that the config calls for: text model, head unless tied, vision and audio embedders where configured.
 void assemble_weights(const ModelConfig& config, WeightSource& source, ModelWeights& weights);
 
+void assemble_assistant(const AssistantConfig& config, WeightSource& source, AssistantWeights& weights);
+
 // Whether the quantization config means this linear to be quantized: not excluded, and its inputs come in whole blocks.
 bool is_meant_quantized(const QuantConfig& quant, const std::string& module, int64_t in_features);
 }  // namespace nibble

@@ -65,8 +65,19 @@ class ModelWeights {
  private:
   friend class CheckpointSource;
   friend class DummySource;
+  friend struct AssistantWeights;
   TensorFiles files_;
   std::vector<HostMemory> owned_;
+};
+
+// The weights of an assistant (see assistant.h): a text decoder without k_proj, v_proj and k_norm, and two projections.
+struct AssistantWeights {
+  ModelWeights decoder;  // embed is its output head alone
+  LinearWeight pre_projection;   // [hidden, 2 * backbone hidden]
+  LinearWeight post_projection;  // [backbone hidden, hidden]
+
+  static AssistantWeights load(const std::filesystem::path& folder, const AssistantConfig& config);
+  static AssistantWeights dummy(const AssistantConfig& config, uint64_t seed);
 };
 
 // What a part of the model holds: a row of a size table.

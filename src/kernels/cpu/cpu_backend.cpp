@@ -55,6 +55,10 @@ class CpuBackend final : public Backend {
     cpu::find_candidates(logits, edits, temperatures, count, out, summaries);
   }
   Roofs measure_roofs() override { return {cpu::measure_read_bandwidth(threads_), cpu::measure_bf16_peak(threads_)}; }
+  void draft_input(const DraftInputArgs& args) override { cpu::draft_input(args); }
+  void query_prepare(const QueryPrepareArgs& args) override { cpu::query_prepare(args, threads_); }
+  void argmax(const Tensor& logits, const Tensor& ids) override { cpu::argmax(logits, ids, threads_); }
+  bool drafts() const override { return true; }
   void upload(const void* from, const Tensor& to) override { std::memcpy(to.data, from, static_cast<size_t>(to.bytes())); }
   void download(const Tensor& from, void* to) override { std::memcpy(to, from.data, static_cast<size_t>(from.bytes())); }
 
