@@ -298,7 +298,7 @@ TEST(TwinCandidates, TheBestOfEditedRowsAreTheSame) {
       }
       for (int64_t row = 0; row < rows; ++row) {
         ASSERT_NEAR(summaries[1][row].highest, summaries[0][row].highest, 1e-5);
-        ASSERT_NEAR(summaries[1][row].sum / summaries[0][row].sum, 1.0, 1e-4);
+        ASSERT_NEAR(summaries[1][row].sum / summaries[0][row].sum, 1.0, 1e-3);  // of 262144 exponentials, added in f32 in two orders
         for (int32_t c = 0; c < count; ++c) ASSERT_EQ(ranked[1][row * kMaxCandidates + c].id, ranked[0][row * kMaxCandidates + c].id) << vocab << " " << count << " " << row << " " << c;
       }
     }

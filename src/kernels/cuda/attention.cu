@@ -10,7 +10,7 @@
 namespace nibble::cuda {
 namespace {
 // ---- Norms, rotation, and the write into the pages: a warp per row and head (queries, then keys, then values).
-template <int kDim>
+template <int kDim, int kSlices>
 __global__ void __launch_bounds__(128) prepare(const __grid_constant__ QkvPrepare a) {
   constexpr int kPer = kDim < 32 ? 1 : kDim / 32;
   const int row = blockIdx.x, lane = threadIdx.x % 32, job = blockIdx.y * 4 + threadIdx.x / 32;
@@ -26,10 +26,12 @@ __global__ void __launch_bounds__(128) prepare(const __grid_constant__ QkvPrepar
   float x[kPer], squares = 0.0f;  // x[j] is channel j * 32 + lane, so that the halves of a rotated pair meet in one lane
 #pragma unroll
   for (int j = 0; j < kPer; ++j) {
-    x[j] = 0.0f;
-    if (kDim < 32 && lane >= kDim) continue;
-    x[j] = from[j * 32 + lane];
-    for (int s = 1; s < a.slices; ++s) x[j] += from[s * stride + j * 32 + lane];
+    float parts[kSlices];
+#pragma unroll
+    for (int s = 0; s < kSlices; ++s) parts[s] = kDim >= 32 || lane < kDim ? from[s * stride + j * 32 + lane] : 0.0f;
+    x[j] = parts[0];
+#pragma unroll
+    for (int s = 1; s < kSlices; ++s) x[j] += parts[s];
     squares += x[j] * x[j];
   }
 #pragma unroll
@@ -93,18 +95,23 @@ struct Shape {
   static constexpr int kSharedBytes = (kRows + 2 * kKeyTile) * kStride * 2 + kRows * kPStride * 2 + kWarps * kRows * 4;
 };
 
-// Eight values of a page as bf16.
+// Eight values of a page, as they lie there; zeros at first.
 template <bool kE4m3>
-__device__ __forceinline__ uint4 load_eight(const void* pages, int64_t at) {
-  if constexpr (!kE4m3) return *reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(pages) + at);
-  const uint2 codes = *reinterpret_cast<const uint2*>(static_cast<const uint8_t*>(pages) + at);
-  const auto widen = [](uint32_t pair) {
-    const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(pair), __NV_E4M3);
-    const float2 f = __half22float2(__half2(h));
-    return pack_bf16(f.x, f.y);
-  };
-  return make_uint4(widen(codes.x & 0xffff), widen(codes.x >> 16), widen(codes.y & 0xffff), widen(codes.y >> 16));
-}
+struct Raw {
+  uint4 bits{};
+  __device__ void load(const void* pages, int64_t at) { bits = *reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(pages) + at); }
+  __device__ uint4 widen() const { return bits; }
+};
+template <>
+struct Raw<true> {
+  uint2 codes{};
+  __device__ void load(const void* pages, int64_t at) { codes = *reinterpret_cast<const uint2*>(static_cast<const uint8_t*>(pages) + at); }
+  // E4M3 bits at a bf16's 15 and 10..4 are the value times 2^-120.
+  __device__ static uint32_t widen_two(uint32_t high_bytes) { return multiply_bf16x2((high_bytes & 0x80008000u) | ((high_bytes >> 4) & 0x07F007F0u), 0x7B807B80u); }
+  __device__ uint4 widen() const {
+    return make_uint4(widen_two(__byte_perm(codes.x, 0, 0x1404)), widen_two(__byte_perm(codes.x, 0, 0x3424)), widen_two(__byte_perm(codes.y, 0, 0x1404)), widen_two(__byte_perm(codes.y, 0, 0x3424)));
+  }
+};
 
 template <int kDim, int kM, bool kE4m3>
 __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Attention a, int first_tile, int splits_kept) {
@@ -151,17 +158,29 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
   const int32_t* const pages = a.pool.pages + tile.first_page;
   for (int tile_key = first_key; tile_key <= last_key; tile_key += kKeyTile) {
     __syncthreads();  // the tile before is done with
-    for (int i = threadIdx.x; i < kKeyTile * (S::kWidth / 8); i += kThreads) {
-      const int key = i / (S::kWidth / 8), column = i % (S::kWidth / 8) * 8;
-      const int page = tile_key + key <= last_key && column < kDim ? pages[(tile_key + key) / kPagePositions] : -1;
-      uint4 k = make_uint4(0, 0, 0, 0), v = k;
-      if (page >= 0) {
-        const int64_t at = ((int64_t{page} * a.kv_heads + kv_head) * kPagePositions + key % kPagePositions) * kDim + column;
-        k = load_eight<kE4m3>(a.k_pages, at);
-        v = load_eight<kE4m3>(a.v_pages, at);
+    // Tables come in whole groups of four pages, so one load names the tile's pages; then all loads of a batch are under way before the first is stored.
+    const int4 tile_pages = *reinterpret_cast<const int4*>(pages + tile_key / kPagePositions);
+    constexpr int kLoads = kKeyTile * (S::kWidth / 8) / kThreads, kBatch = kLoads < 4 ? kLoads : (kM == 1 && kE4m3 && kLoads >= 8) ? 8 : 4;
+#pragma unroll
+    for (int first = 0; first < kLoads; first += kBatch) {
+      Raw<kE4m3> k[kBatch], v[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = (first + j) * kThreads + threadIdx.x, key = i / (S::kWidth / 8), column = i % (S::kWidth / 8) * 8, quarter = key / kPagePositions;
+        const int page = quarter == 0 ? tile_pages.x : quarter == 1 ? tile_pages.y : quarter == 2 ? tile_pages.z : tile_pages.w;
+        k[j] = v[j] = Raw<kE4m3>{};
+        if (page >= 0 && tile_key + key <= last_key && column < kDim) {
+          const int64_t at = ((int64_t{page} * a.kv_heads + kv_head) * kPagePositions + key % kPagePositions) * kDim + column;
+          k[j].load(a.k_pages, at);
+          v[j].load(a.v_pages, at);
+        }
       }
-      *reinterpret_cast<uint4*>(k_tile + key * S::kStride + column) = k;
-      *reinterpret_cast<uint4*>(v_tile + key * S::kStride + column) = v;
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = (first + j) * kThreads + threadIdx.x, key = i / (S::kWidth / 8), column = i % (S::kWidth / 8) * 8;
+        *reinterpret_cast<uint4*>(k_tile + key * S::kStride + column) = k[j].widen();
+        *reinterpret_cast<uint4*>(v_tile + key * S::kStride + column) = v[j].widen();
+      }
     }
     __syncthreads();
 
@@ -346,17 +365,22 @@ int attention_splits(int last, int rows, int window) {
   return last / keys - lowest / keys + 1;
 }
 
-void qkv_prepare(const QkvPrepare& a, cudaStream_t stream) {
+namespace {
+template <int kSlices>
+void run_prepare(const QkvPrepare& a, cudaStream_t stream) {
   const dim3 grid(a.rows, (a.heads + 2 * a.kv_heads + 3) / 4), block(128);
   switch (a.dim) {
-    case 16: launch(prepare<16>, grid, block, 0, stream, a); break;
-    case 32: launch(prepare<32>, grid, block, 0, stream, a); break;
-    case 64: launch(prepare<64>, grid, block, 0, stream, a); break;
-    case 128: launch(prepare<128>, grid, block, 0, stream, a); break;
-    case 256: launch(prepare<256>, grid, block, 0, stream, a); break;
-    default: launch(prepare<512>, grid, block, 0, stream, a); break;
+    case 16: launch(prepare<16, kSlices>, grid, block, 0, stream, a); break;
+    case 32: launch(prepare<32, kSlices>, grid, block, 0, stream, a); break;
+    case 64: launch(prepare<64, kSlices>, grid, block, 0, stream, a); break;
+    case 128: launch(prepare<128, kSlices>, grid, block, 0, stream, a); break;
+    case 256: launch(prepare<256, kSlices>, grid, block, 0, stream, a); break;
+    default: launch(prepare<512, kSlices>, grid, block, 0, stream, a); break;
   }
 }
+}  // namespace
+
+void qkv_prepare(const QkvPrepare& a, cudaStream_t stream) { a.slices == 1 ? run_prepare<1>(a, stream) : a.slices == 2 ? run_prepare<2>(a, stream) : run_prepare<4>(a, stream); }
 
 void attention(const Attention& a, cudaStream_t stream) {
   switch (a.dim) {

@@ -14,7 +14,7 @@
 
 namespace nibble::cuda {
 inline constexpr int kPagePositions = 16, kKeyTile = 64;
-constexpr int split_keys(int window) { return window > 0 ? 128 : 256; }
+constexpr int split_keys(int window) { return window > 0 ? 64 : 128; }
 
 struct QkvPrepare {
   float *q, *k, *v;               // [slices, rows, heads * dim]; q's slice 0 takes the result; v == k: V is made from k

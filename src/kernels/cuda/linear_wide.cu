@@ -58,10 +58,13 @@ __global__ void __launch_bounds__(kThreads, (Layout<kFormat, kRows>::kCtas)) wid
   auto* const full = reinterpret_cast<uint64_t*>(shared);
   uint64_t* const empty = full + L::kStages;
   uint8_t* const ring = shared + 1024;
-  const int slice = blockIdx.z, first_row = blockIdx.y * kRows;
+  // CTAs that run together share row tiles and weights in the second-level cache: eight row tiles take turns before the next outputs.
+  const int together = gridDim.x * 8, number = blockIdx.y * gridDim.x + blockIdx.x;
+  const int first_of_group = number / together * 8, rows_of_group = min(8, static_cast<int>(gridDim.y) - first_of_group);
+  const int slice = blockIdx.z, first_row = (first_of_group + number % together % rows_of_group) * kRows;
 
   // Which 8 tiles: slots 0..3 are the first warpgroup's, 4..7 the second's.
-  int block = blockIdx.x, part_index = 0;
+  int block = number % together / rows_of_group, part_index = 0;
   if constexpr (!kGated) {
     while (block >= (p.parts[part_index].tiles + kCtaTiles - 1) / kCtaTiles) block -= (p.parts[part_index++].tiles + kCtaTiles - 1) / kCtaTiles;
   }
