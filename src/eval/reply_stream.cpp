@@ -5,6 +5,7 @@
 namespace nibble {
 struct ReplyStream::Parser {
   simdjson::dom::parser json;
+  std::string padded;  // the event, with room behind it for the parser's wide reads
 };
 
 ReplyStream::ReplyStream() : parser_(std::make_unique<Parser>()) {}
@@ -41,44 +42,56 @@ void ReplyStream::event(std::string_view data, int64_t now_ns) {
     return;
   }
   simdjson::dom::element root;
-  if (parser_->json.parse(data.data(), data.size()).get(root) != simdjson::SUCCESS) {
+  std::string& padded = parser_->padded;
+  padded.reserve(data.size() + simdjson::SIMDJSON_PADDING);
+  padded.assign(data);
+  simdjson::dom::object fields;
+  if (parser_->json.parse(padded.data(), padded.size(), /*realloc_if_needed=*/false).get(root) != simdjson::SUCCESS || root.get(fields) != simdjson::SUCCESS) {
     error = "an event is not JSON";
     return;
   }
-  if (simdjson::dom::element e; root["error"].get(e) == simdjson::SUCCESS && !e.is_null()) {
-    std::string_view message;
-    error = e["message"].get(message) == simdjson::SUCCESS ? std::string(message) : "the server reported an error";
-    return;
-  }
+  // One pass over the fields: this runs for every token of every stream.
   bool counts = false, plain = false;
   std::string_view text;
-  simdjson::dom::array choices;
-  if (root["choices"].get(choices) == simdjson::SUCCESS) {
-    for (const simdjson::dom::element choice : choices) {
-      if (choice["finish_reason"].get(text) == simdjson::SUCCESS) finish_reason = text;
-      if (choice["text"].get(text) == simdjson::SUCCESS && !text.empty()) {
-        counts = plain = true;
-        content += text;
+  const auto output = [&](const simdjson::dom::element& value, std::string& to) {
+    if (value.get(text) != simdjson::SUCCESS || text.empty()) return false;
+    to += text;
+    return counts = true;
+  };
+  simdjson::dom::element usage, metrics;
+  bool has_usage = false, has_metrics = false;
+  for (const auto& [key, value] : fields) {
+    simdjson::dom::array choices, calls;
+    if (key == "choices" && value.get(choices) == simdjson::SUCCESS) {
+      for (const simdjson::dom::element item : choices) {
+        simdjson::dom::object choice, delta;
+        if (item.get(choice) != simdjson::SUCCESS) continue;
+        for (const auto& [name, part] : choice) {
+          if (name == "finish_reason" && part.get(text) == simdjson::SUCCESS) finish_reason = text;
+          if (name == "text") plain |= output(part, content);
+          if (name != "delta" || part.get(delta) != simdjson::SUCCESS) continue;
+          for (const auto& [kind, piece] : delta) {
+            if (kind == "content") plain |= output(piece, content);
+            if (kind == "reasoning_content") output(piece, reasoning);
+            if (kind == "tool_calls" && piece.get(calls) == simdjson::SUCCESS && calls.size() > 0) counts = plain = true;
+          }
+        }
       }
-      simdjson::dom::element delta;
-      if (choice["delta"].get(delta) != simdjson::SUCCESS) continue;
-      if (delta["content"].get(text) == simdjson::SUCCESS && !text.empty()) {
-        counts = plain = true;
-        content += text;
-      }
-      if (delta["reasoning_content"].get(text) == simdjson::SUCCESS && !text.empty()) {
-        counts = true;
-        reasoning += text;
-      }
-      simdjson::dom::array calls;
-      if (delta["tool_calls"].get(calls) == simdjson::SUCCESS && calls.size() > 0) counts = plain = true;
+    } else if (key == "usage" && value.is_object()) {
+      usage = value;
+      has_usage = true;
+    } else if (key == "metrics" && value.is_object()) {
+      metrics = value;
+      has_metrics = true;
+    } else if (key == "error" && !value.is_null()) {
+      error = value["message"].get(text) == simdjson::SUCCESS ? std::string(text) : "the server reported an error";
+      return;
     }
   }
   if (counts) chunk_ns.push_back(now_ns);
   if (plain && first_content_ns == 0) first_content_ns = now_ns;
 
-  simdjson::dom::element usage;
-  if (root["usage"].get(usage) == simdjson::SUCCESS && usage.is_object()) {
+  if (has_usage) {
     int64_t n;
     if (usage["prompt_tokens"].get(n) == simdjson::SUCCESS) prompt_tokens = n;
     if (usage["completion_tokens"].get(n) == simdjson::SUCCESS) {
@@ -89,7 +102,7 @@ void ReplyStream::event(std::string_view data, int64_t now_ns) {
     if (usage["prompt_tokens_details"]["cached_tokens"].get(n) == simdjson::SUCCESS) cached_tokens = n;
   }
   simdjson::dom::element spec;
-  if (root["metrics"]["speculative_decoding"].get(spec) == simdjson::SUCCESS && spec.is_object()) {
+  if (has_metrics && metrics["speculative_decoding"].get(spec) == simdjson::SUCCESS && spec.is_object()) {
     SpeculationCounts s;
     int64_t n;
     if (spec["num_spec_steps"].get(n) == simdjson::SUCCESS) s.steps = n;
