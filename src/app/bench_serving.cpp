@@ -71,7 +71,7 @@ Workload make_workload(const BenchServingFlags& flags, int most) {
 
 // A GET that may fail: its JSON, or null.
 Json ask(Transport& transport, const std::string& path) {
-  const HttpOutcome got = call_and_wait(transport, "GET", path);
+  const HttpOutcome got = call_and_wait(transport, "GET", path, {}, 60, [] { return InterruptGuard::requested(); });
   if (got.status == 0) raise(ErrorCode::unavailable, "no server answers: {}; start one, or name it with --base-url", got.error);
   const Json body = Json::parse(got.body, nullptr, false);
   return got.status == 200 && !body.is_discarded() ? body : Json(nullptr);
@@ -172,8 +172,8 @@ class BenchServing {
 
   // The engine refuses while a request is being put away: asked again for a moment.
   bool flush() {
-    for (int i = 0; i < 40; ++i) {
-      if (call_and_wait(*transport_, "POST", "/flush_cache").status == 200) return true;
+    for (int i = 0; i < 40 && !InterruptGuard::requested(); ++i) {
+      if (call_and_wait(*transport_, "POST", "/flush_cache", {}, 60, [] { return InterruptGuard::requested(); }).status == 200) return true;
       transport_->at(monotonic_ns() + 50'000'000, [] {});
       transport_->run();
     }

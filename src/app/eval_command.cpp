@@ -110,11 +110,11 @@ int run(const EvalFlags& flags) {
   } else {
     transport = make_http_transport(parse_base_url(flags.base_url), {.api_key = flags.api_key});
   }
-  const HttpOutcome models = call_and_wait(*transport, "GET", "/v1/models");
+  const HttpOutcome models = call_and_wait(*transport, "GET", "/v1/models", {}, 60, [] { return InterruptGuard::requested(); });
   if (models.status == 0) raise(ErrorCode::unavailable, "no server answers: {}; start one, name it with --base-url, or give --model-path", models.error);
   plan.model = flags.model_name;
   if (const Json list = Json::parse(models.body, nullptr, false); plan.model.empty() && list.is_object() && list.contains("data") && !list["data"].empty()) plan.model = list["data"][0].value("id", "");
-  const HttpOutcome info = call_and_wait(*transport, "GET", "/get_server_info");
+  const HttpOutcome info = call_and_wait(*transport, "GET", "/get_server_info", {}, 60, [] { return InterruptGuard::requested(); });
 
   const fs::path folder = flags.resume.empty() ? make_run_folder(flags.out, "eval", flags.run_name.empty() ? task.name : flags.run_name) : fs::path(flags.resume);
   if (!fs::is_directory(folder)) raise(ErrorCode::not_found, "--resume {}: no such run folder", flags.resume);

@@ -56,6 +56,6 @@ std::unique_ptr<Transport> make_http_transport(const HttpAddress& address, const
 // The routes of `api`, without a socket. `api` must outlive it.
 std::unique_ptr<Transport> make_in_process_transport(Api& api);
 
-// One call, run to its end.
-HttpOutcome call_and_wait(Transport& transport, std::string method, std::string target, std::string body = {});
+// One call, run to its end: at most `seconds`, or until `stopped` says so.
+HttpOutcome call_and_wait(Transport& transport, std::string method, std::string target, std::string body = {}, double seconds = 60, const std::function<bool()>& stopped = {});
 }  // namespace nibble

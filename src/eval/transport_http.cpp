@@ -376,10 +376,17 @@ class HttpTransport final : public Transport {
 
 std::unique_ptr<Transport> make_http_transport(const HttpAddress& address, const HttpClientOptions& options) { return std::make_unique<HttpTransport>(address, options); }
 
-HttpOutcome call_and_wait(Transport& transport, std::string method, std::string target, std::string body) {
+HttpOutcome call_and_wait(Transport& transport, std::string method, std::string target, std::string body, double seconds, const std::function<bool()>& stopped) {
   HttpOutcome result;
-  transport.start({.method = std::move(method), .target = std::move(target), .body = std::move(body), .on_body = {}, .on_done = [&](HttpOutcome&& o) { result = std::move(o); }});
-  transport.run();
+  bool done = false;
+  transport.start({.method = std::move(method), .target = std::move(target), .body = std::move(body), .on_body = {}, .on_done = [&](HttpOutcome&& o) {
+                     result = std::move(o);
+                     done = true;
+                   }});
+  const int64_t until = transport.now_ns() + static_cast<int64_t>(seconds * 1e9);
+  transport.run([&] {
+    if (!done && (transport.now_ns() > until || (stopped && stopped()))) transport.cancel_all();
+  });
   return result;
 }
 }  // namespace nibble
