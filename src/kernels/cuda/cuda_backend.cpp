@@ -152,7 +152,7 @@ class CudaBackend final : public Backend {
       copy_to_device(linear->scales.get(), fp8.scales.data, fp8.scales.bytes());
       w.scales = static_cast<const float*>(linear->scales.get());
     }
-    w.tiles = (w.n + kTileOutputs - 1) / kTileOutputs;
+    w.tiles = (w.n + 2 * kTileOutputs - 1) / (2 * kTileOutputs) * 2;
     w.slices = choose_slices(w.format, w.n, w.k);
     w.units = (w.k / w.slices + unit_inputs(w.format) - 1) / unit_inputs(w.format);
     linear->bytes = w.bytes();
@@ -360,9 +360,11 @@ class CudaBackend final : public Backend {
     std::unique_ptr<CUtensorMap>& map = maps_[{x.data, x.rows(), x.cols(), row_tile}];
     if (!map) {
       map = std::make_unique<CUtensorMap>();
-      const cuuint64_t sizes[] = {static_cast<cuuint64_t>(x.cols()), static_cast<cuuint64_t>(x.rows())}, strides[] = {static_cast<cuuint64_t>(x.cols()) * 2};
-      const cuuint32_t box[] = {64, static_cast<cuuint32_t>(row_tile)}, steps[] = {1, 1};
-      const CUresult status = encode_map_(map.get(), CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, x.data, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      // [K / 64][rows][64]: one copy brings two runs of 64 inputs.
+      const auto k = static_cast<cuuint64_t>(x.cols()), rows = static_cast<cuuint64_t>(x.rows());
+      const cuuint64_t sizes[] = {64, rows, (k + 63) / 64}, strides[] = {k * 2, 128};
+      const cuuint32_t box[] = {64, static_cast<cuuint32_t>(row_tile), 2}, steps[] = {1, 1, 1};
+      const CUresult status = encode_map_(map.get(), CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, x.data, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                                           CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
       if (status != CUDA_SUCCESS) raise(ErrorCode::internal, "cuTensorMapEncodeTiled: error {}", static_cast<int>(status));
     }

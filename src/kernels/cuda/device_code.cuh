@@ -47,9 +47,9 @@ __device__ __forceinline__ void bulk_load(void* shared, const void* global, uint
                "r"(shared_address(barrier))
                : "memory");
 }
-// A box of a tensor map; x is the inner coordinate.
-__device__ __forceinline__ void tensor_load(void* shared, const void* map, int32_t x, int32_t y, uint64_t* barrier) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_address(shared)), "l"(map), "r"(x), "r"(y),
+// A box of a three-dimensional tensor map; x is the inner coordinate.
+__device__ __forceinline__ void tensor_load(void* shared, const void* map, int32_t x, int32_t y, int32_t z, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared_address(shared)), "l"(map), "r"(x), "r"(y), "r"(z),
                "r"(shared_address(barrier))
                : "memory");
 }

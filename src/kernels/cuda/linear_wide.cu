@@ -1,5 +1,6 @@
-// 9 rows and more. A CTA makes 128 outputs (two warpgroups of 64) for a tile of rows; with a gate, 64 of gate and the same 64 of up. A fifth-wheel warp
-// keeps a ring of stages full: the units of 8 weight tiles, and the rows' 64 inputs in the swizzle that wgmma reads. Weights are unpacked into registers,
+// 9 rows and more. A CTA makes 128 outputs (two warpgroups of 64) for a tile of rows, or 64 when rows are few and CTAs should be many; with a gate, half of
+// them are gate's and half the same of up. One more warp keeps a ring of stages full: the units of the weight tiles, and the rows' 64 inputs in the swizzle
+// that wgmma reads. Weights are unpacked into registers,
 // one step ahead of the products that use them.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/linear.h"
@@ -10,16 +11,18 @@
 
 namespace nibble::cuda {
 namespace {
-constexpr int kCtaTiles = 8, kConsumers = 256, kThreads = kConsumers + 32;
 constexpr int kSharedLimit = 232448 - 1024;
 
 template <WeightFormat kFormat, int kRows>
 struct Layout {
-  static constexpr int kParts = unit_inputs(kFormat) / 64;  // of 64 inputs
-  static constexpr int kWeightBytes = (kCtaTiles * unit_bytes(kFormat) + 1023) / 1024 * 1024;
-  static constexpr int kStageBytes = kWeightBytes + kParts * kRows * 128;
-  // Two CTAs a multiprocessor for narrow row tiles, one where the sums need the registers.
-  static constexpr int kCtas = kRows <= 32 ? 2 : 1;
+  static constexpr int kCtaTiles = kRows <= 32 ? 4 : 8;
+  static constexpr int kConsumers = kCtaTiles * 32, kThreads = kConsumers + 32;
+  static constexpr int kUnits = 128 / unit_inputs(kFormat);  // a stage is 128 inputs: of every pair of tiles its units, of the rows two runs of 64
+  static constexpr int kPairBytes = kUnits * 2 * unit_bytes(kFormat);
+  static constexpr int kWeightBytes = (kCtaTiles / 2 * kPairBytes + 1023) / 1024 * 1024;
+  static constexpr int kStageBytes = kWeightBytes + 2 * kRows * 128;
+  // Four CTAs a multiprocessor for narrow row tiles, one where the sums need the registers.
+  static constexpr int kCtas = kRows <= 32 ? 4 : 1;
   static constexpr int kFits = (kSharedLimit / kCtas - 3072) / kStageBytes;
   static constexpr int kStages = kFits > 12 ? 12 : kFits;
   static constexpr int kSharedBytes = 2048 + kStages * kStageBytes;
@@ -39,11 +42,15 @@ struct Params {
   int num_parts, rows, units, slices;
 };
 
-// acc += of 64 inputs; the caller has waited for the stage.
+// acc += of run `run` of a stage's 64 inputs; the caller has waited for the stage. `tile`: the warp's first unit there.
 template <WeightFormat kFormat, int kRows>
-__device__ __forceinline__ void multiply(float (&acc)[kRows / 2], uint32_t (&a)[4][4], const uint8_t* unit, const uint8_t* x, int part, int lane, bool fresh) {
-  load_fragments<kFormat>(unit, part, lane, a);
-  const uint64_t b = swizzled_operand(x + part * kRows * 128);
+__device__ __forceinline__ void multiply(float (&acc)[kRows / 2], uint32_t (&a)[4][4], const uint8_t* tile, const uint8_t* rows, int run, int lane, bool fresh) {
+  if constexpr (kFormat == WeightFormat::fp8_block) {
+    load_fragments<kFormat>(tile, run, lane, a);
+  } else {
+    load_fragments<kFormat>(tile + run * 2 * unit_bytes(kFormat), 0, lane, a);
+  }
+  const uint64_t b = swizzled_operand(rows + run * kRows * 128);
   wgmma_fence();
 #pragma unroll
   for (int k16 = 0; k16 < 4; ++k16) wgmma<kRows>(acc, a[k16], b + k16 * 2, !(fresh && k16 == 0));
@@ -51,8 +58,9 @@ __device__ __forceinline__ void multiply(float (&acc)[kRows / 2], uint32_t (&a)[
 }
 
 template <WeightFormat kFormat, int kRows, bool kGated>
-__global__ void __launch_bounds__(kThreads, (Layout<kFormat, kRows>::kCtas)) wide(const __grid_constant__ Params p, const __grid_constant__ CUtensorMap x_map) {
+__global__ void __launch_bounds__((Layout<kFormat, kRows>::kThreads), (Layout<kFormat, kRows>::kCtas)) wide(const __grid_constant__ Params p, const __grid_constant__ CUtensorMap x_map) {
   using L = Layout<kFormat, kRows>;
+  constexpr int kCtaTiles = L::kCtaTiles, kConsumers = L::kConsumers;
   extern __shared__ uint8_t unaligned[];
   uint8_t* const shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(unaligned) + 1023) / 1024 * 1024);
   auto* const full = reinterpret_cast<uint64_t*>(shared);
@@ -63,13 +71,13 @@ __global__ void __launch_bounds__(kThreads, (Layout<kFormat, kRows>::kCtas)) wid
   const int first_of_group = number / together * 8, rows_of_group = min(8, static_cast<int>(gridDim.y) - first_of_group);
   const int slice = blockIdx.z, first_row = (first_of_group + number % together % rows_of_group) * kRows;
 
-  // Which 8 tiles: slots 0..3 are the first warpgroup's, 4..7 the second's.
+  // Which tiles: a slot is a warp's. With a gate the first half of the slots is gate's.
   int block = number % together / rows_of_group, part_index = 0;
   if constexpr (!kGated) {
     while (block >= (p.parts[part_index].tiles + kCtaTiles - 1) / kCtaTiles) block -= (p.parts[part_index++].tiles + kCtaTiles - 1) / kCtaTiles;
   }
-  const auto part_of = [&](int slot) -> const Part& { return p.parts[kGated ? slot / 4 : part_index]; };
-  const auto tile_of = [&](int slot) { return kGated ? block * 4 + slot % 4 : block * kCtaTiles + slot; };
+  const auto part_of = [&](int slot) -> const Part& { return p.parts[kGated ? slot / (kCtaTiles / 2) : part_index]; };
+  const auto tile_of = [&](int slot) { return kGated ? block * (kCtaTiles / 2) + slot % (kCtaTiles / 2) : block * kCtaTiles + slot; };
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < L::kStages; ++s) {
@@ -83,34 +91,28 @@ __global__ void __launch_bounds__(kThreads, (Layout<kFormat, kRows>::kCtas)) wid
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp == kConsumers / 32) {
-    // Lanes 0..7 fetch a tile's unit each, lane 8 the rows. The weights of the first stages do not wait for the kernel ahead.
-    const int num_tiles = [&] {
-      int count = 0;
-      for (int slot = 0; slot < kCtaTiles; ++slot) count += tile_of(slot) < part_of(slot).tiles;
-      return count;
-    }();
-    const uint32_t bytes = static_cast<uint32_t>(num_tiles * unit_bytes(kFormat) + L::kParts * kRows * 128);
-    const bool has_tile = lane < kCtaTiles && tile_of(lane) < part_of(lane).tiles;
-    const uint8_t* from = has_tile ? part_of(lane).blocks + (int64_t{slice} * part_of(lane).tiles + tile_of(lane)) * p.units * unit_bytes(kFormat) : nullptr;
-    const auto fetch_weights = [&](int unit, int stage) {
-      if (lane == 0) barrier_expect(&full[stage], bytes);
+    // A lane a pair of tiles fetches its units, the first lane the rows as well. The weights of the first stages do not wait for the kernel ahead.
+    const bool has_pair = lane < kCtaTiles / 2 && tile_of(lane * 2) < part_of(lane * 2).tiles;
+    const int num_pairs = __popc(__ballot_sync(0xffffffffu, has_pair));
+    const uint8_t* from = has_pair ? part_of(lane * 2).blocks + pair_offset(kFormat, slice, part_of(lane * 2).tiles, p.units, tile_of(lane * 2) / 2) : nullptr;
+    const auto fetch_weights = [&](int step, int stage) {
+      const int pair_bytes = min(L::kUnits, p.units - step * L::kUnits) * 2 * unit_bytes(kFormat);
+      if (lane == 0) barrier_expect(&full[stage], static_cast<uint32_t>(num_pairs * pair_bytes + 2 * kRows * 128));
       __syncwarp();
-      if (has_tile) bulk_load(ring + stage * L::kStageBytes + lane * unit_bytes(kFormat), from + int64_t{unit} * unit_bytes(kFormat), unit_bytes(kFormat), &full[stage]);
+      if (has_pair) bulk_load(ring + stage * L::kStageBytes + lane * L::kPairBytes, from + int64_t{step} * L::kPairBytes, static_cast<uint32_t>(pair_bytes), &full[stage]);
     };
-    const auto fetch_rows = [&](int unit, int stage) {
-      if (lane < L::kParts) {
-        tensor_load(ring + stage * L::kStageBytes + L::kWeightBytes + lane * kRows * 128, &x_map, (slice * p.units + unit) * unit_inputs(kFormat) + lane * 64, first_row, &full[stage]);
-      }
+    const auto fetch_rows = [&](int step, int stage) {
+      if (lane == 0) tensor_load(ring + stage * L::kStageBytes + L::kWeightBytes, &x_map, 0, first_row, slice * p.units * (unit_inputs(kFormat) / 64) + step * 2, &full[stage]);
     };
-    const int ahead = min(p.units, L::kStages);
-    for (int unit = 0; unit < ahead; ++unit) fetch_weights(unit, unit);
+    const int steps = (p.units + L::kUnits - 1) / L::kUnits, ahead = min(steps, L::kStages);
+    for (int step = 0; step < ahead; ++step) fetch_weights(step, step);
     wait_for_earlier_kernels();
-    for (int unit = 0; unit < ahead; ++unit) fetch_rows(unit, unit);
+    for (int step = 0; step < ahead; ++step) fetch_rows(step, step);
     int stage = ahead == L::kStages ? 0 : ahead, parity = 0;
-    for (int unit = ahead; unit < p.units; ++unit) {
+    for (int step = ahead; step < steps; ++step) {
       barrier_wait(&empty[stage], parity);
-      fetch_weights(unit, stage);
-      fetch_rows(unit, stage);
+      fetch_weights(step, stage);
+      fetch_rows(step, stage);
       if (++stage == L::kStages) stage = 0, parity ^= 1;
     }
     return;
@@ -121,6 +123,7 @@ __global__ void __launch_bounds__(kThreads, (Layout<kFormat, kRows>::kCtas)) wid
 #pragma unroll
   for (int i = 0; i < kRows / 2; ++i) acc[i] = total[i] = 0.0f;
   int stage = 0, parity = 0, segment = 0, segment_last = 0;
+  const int own_tile = warp / 2 * L::kPairBytes + warp % 2 * unit_bytes(kFormat);  // in a stage
 
   if constexpr (kFormat == WeightFormat::fp8_block) {
     float unit_sum[kRows / 2];
@@ -138,8 +141,8 @@ __global__ void __launch_bounds__(kThreads, (Layout<kFormat, kRows>::kCtas)) wid
       barrier_wait(&full[stage], parity);
       const uint8_t* at = ring + stage * L::kStageBytes;
       uint32_t a[2][4][4];
-      multiply<kFormat, kRows>(unit_sum, a[0], at + warp * unit_bytes(kFormat), at + L::kWeightBytes, 0, lane, true);
-      multiply<kFormat, kRows>(unit_sum, a[1], at + warp * unit_bytes(kFormat), at + L::kWeightBytes, 1, lane, false);
+      multiply<kFormat, kRows>(unit_sum, a[0], at + own_tile, at + L::kWeightBytes, 0, lane, true);
+      multiply<kFormat, kRows>(unit_sum, a[1], at + own_tile, at + L::kWeightBytes, 1, lane, false);
       wgmma_wait<0>();
       if (lane == 0) barrier_arrive(&empty[stage]);
       if (++stage == L::kStages) stage = 0, parity ^= 1;
@@ -149,7 +152,7 @@ __global__ void __launch_bounds__(kThreads, (Layout<kFormat, kRows>::kCtas)) wid
   } else {
     uint32_t a[2][4][4];
     int previous = -1;
-    const auto step = [&](uint32_t(&fragments)[4][4], int unit) {
+    const auto step = [&](uint32_t(&fragments)[4][4], int unit, int run) {
       bool fresh = unit == 0;
       while (unit == segment_last) {  // a segment ends before this unit: its sum joins the total
         if (!fresh) {
@@ -160,20 +163,23 @@ __global__ void __launch_bounds__(kThreads, (Layout<kFormat, kRows>::kCtas)) wid
         fresh = true;
         segment_last = segment_begin(p.units, ++segment);
       }
-      barrier_wait(&full[stage], parity);
       const uint8_t* at = ring + stage * L::kStageBytes;
-      multiply<kFormat, kRows>(acc, fragments, at + warp * unit_bytes(kFormat), at + L::kWeightBytes, 0, lane, fresh);
-      wgmma_wait<1>();  // the step before this one is done with its stage
-      if (previous >= 0 && lane == 0) barrier_arrive(&empty[previous]);
-      previous = stage;
-      if (++stage == L::kStages) stage = 0, parity ^= 1;
+      multiply<kFormat, kRows>(acc, fragments, at + own_tile, at + L::kWeightBytes, run, lane, fresh);
+      wgmma_wait<1>();  // the products of the step before are done
     };
     int unit = 0;
     for (; unit + 1 < p.units; unit += 2) {
-      step(a[0], unit);
-      step(a[1], unit + 1);
+      barrier_wait(&full[stage], parity);
+      step(a[0], unit, 0);
+      if (previous >= 0 && lane == 0) barrier_arrive(&empty[previous]);
+      step(a[1], unit + 1, 1);
+      previous = stage;
+      if (++stage == L::kStages) stage = 0, parity ^= 1;
     }
-    if (unit < p.units) step(a[0], unit);
+    if (unit < p.units) {
+      barrier_wait(&full[stage], parity);
+      step(a[0], unit, 0);
+    }
     wgmma_wait<0>();
   }
 #pragma unroll
@@ -183,19 +189,19 @@ __global__ void __launch_bounds__(kThreads, (Layout<kFormat, kRows>::kCtas)) wid
   const Part& part = part_of(warp);
   const int column = tile_of(warp) * kTileOutputs + g;
   if constexpr (kGated) {
-    // The second warpgroup hands its sums over through the ring.
+    // Up's warps hand their sums over through the ring.
     named_barrier<kConsumers>(1);
-    float* const up = reinterpret_cast<float*>(ring) + (threadIdx.x % 128);
-    if (warp >= 4) {
+    float* const up = reinterpret_cast<float*>(ring) + threadIdx.x % (kConsumers / 2);
+    if (warp >= kCtaTiles / 2) {
 #pragma unroll
-      for (int i = 0; i < kRows / 2; ++i) up[i * 128] = total[i] * part.factor;
+      for (int i = 0; i < kRows / 2; ++i) up[i * (kConsumers / 2)] = total[i] * part.factor;
     }
     named_barrier<kConsumers>(1);
-    if (warp >= 4) return;
+    if (warp >= kCtaTiles / 2) return;
 #pragma unroll
     for (int i = 0; i < kRows / 2; ++i) {
       const int row = i / 4 * 8 + 2 * t + i % 2, out = column + (i % 4 / 2) * 8;
-      if (row < rows && out < part.n) p.gated[int64_t{first_row + row} * part.n + out] = __float2bfloat16(gelu_tanh(total[i] * part.factor) * up[i * 128]);
+      if (row < rows && out < part.n) p.gated[int64_t{first_row + row} * part.n + out] = __float2bfloat16(gelu_tanh(total[i] * part.factor) * up[i * (kConsumers / 2)]);
     }
   } else {
 #pragma unroll
@@ -207,22 +213,24 @@ __global__ void __launch_bounds__(kThreads, (Layout<kFormat, kRows>::kCtas)) wid
 }
 
 template <WeightFormat kFormat, int kRows, bool kGated>
-void run(const Params& p, int blocks, const CUtensorMap& x_map, cudaStream_t stream) {
+void run(const Params& p, const CUtensorMap& x_map, cudaStream_t stream) {
   using L = Layout<kFormat, kRows>;
-  static_assert(L::kStages >= 2 && L::kStages * L::kStageBytes >= (kGated ? kRows * 64 * 4 : 0));
+  int blocks = 0;
+  for (int i = 0; i < (kGated ? 1 : p.num_parts); ++i) blocks += (p.parts[i].tiles * (kGated ? 2 : 1) + L::kCtaTiles - 1) / L::kCtaTiles;
+  static_assert(L::kStages >= 2 && L::kStages * L::kStageBytes >= (kGated ? kRows / 2 * L::kConsumers / 2 * 4 : 0));
   static const bool ready = cudaFuncSetAttribute(wide<kFormat, kRows, kGated>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kSharedBytes) == cudaSuccess;
   (void)ready;
-  launch(wide<kFormat, kRows, kGated>, dim3(blocks, (p.rows + kRows - 1) / kRows, p.slices), dim3(kThreads), L::kSharedBytes, stream, p, x_map);
+  launch(wide<kFormat, kRows, kGated>, dim3(blocks, (p.rows + kRows - 1) / kRows, p.slices), dim3(L::kThreads), L::kSharedBytes, stream, p, x_map);
 }
 
 template <WeightFormat kFormat, bool kGated>
-void run_rows(const Params& p, int row_tile, int blocks, const CUtensorMap& x_map, cudaStream_t stream) {
+void run_rows(const Params& p, int row_tile, const CUtensorMap& x_map, cudaStream_t stream) {
   switch (row_tile) {
-    case 16: run<kFormat, 16, kGated>(p, blocks, x_map, stream); break;
-    case 32: run<kFormat, 32, kGated>(p, blocks, x_map, stream); break;
-    case 64: run<kFormat, 64, kGated>(p, blocks, x_map, stream); break;
+    case 16: run<kFormat, 16, kGated>(p, x_map, stream); break;
+    case 32: run<kFormat, 32, kGated>(p, x_map, stream); break;
+    case 64: run<kFormat, 64, kGated>(p, x_map, stream); break;
     default:
-      if constexpr (kFormat != WeightFormat::fp8_block) run<kFormat, 128, kGated>(p, blocks, x_map, stream);
+      if constexpr (kFormat != WeightFormat::fp8_block) run<kFormat, 128, kGated>(p, x_map, stream);
   }
 }
 }  // namespace
@@ -235,19 +243,16 @@ int wide_row_tile(WeightFormat format, int rows) {
 void linear_wide(const LinearCall& call, const void* x_map, cudaStream_t stream) {
   const PackedWeight& first = call.targets[0].weight;
   Params p{.gated = static_cast<__nv_bfloat16*>(call.gated), .parts = {}, .num_parts = call.num_targets, .rows = call.rows, .units = first.units, .slices = first.slices};
-  int blocks = 0;
   for (int i = 0; i < call.num_targets; ++i) {
     const Target& t = call.targets[i];
     p.parts[i] = {t.weight.blocks, t.weight.scales, t.out, t.slice_stride, t.weight.factor, t.weight.n, t.weight.tiles};
-    blocks += (t.weight.tiles + kCtaTiles - 1) / kCtaTiles;
   }
-  if (call.gated) blocks = (first.tiles + 3) / 4;
   const CUtensorMap& map = *static_cast<const CUtensorMap*>(x_map);
   const int row_tile = wide_row_tile(first.format, call.rows);
   switch (first.format) {
-    case WeightFormat::bf16: call.gated ? run_rows<WeightFormat::bf16, true>(p, row_tile, blocks, map, stream) : run_rows<WeightFormat::bf16, false>(p, row_tile, blocks, map, stream); break;
-    case WeightFormat::fp8_block: call.gated ? run_rows<WeightFormat::fp8_block, true>(p, row_tile, blocks, map, stream) : run_rows<WeightFormat::fp8_block, false>(p, row_tile, blocks, map, stream); break;
-    case WeightFormat::nvfp4: call.gated ? run_rows<WeightFormat::nvfp4, true>(p, row_tile, blocks, map, stream) : run_rows<WeightFormat::nvfp4, false>(p, row_tile, blocks, map, stream); break;
+    case WeightFormat::bf16: call.gated ? run_rows<WeightFormat::bf16, true>(p, row_tile, map, stream) : run_rows<WeightFormat::bf16, false>(p, row_tile, map, stream); break;
+    case WeightFormat::fp8_block: call.gated ? run_rows<WeightFormat::fp8_block, true>(p, row_tile, map, stream) : run_rows<WeightFormat::fp8_block, false>(p, row_tile, map, stream); break;
+    case WeightFormat::nvfp4: call.gated ? run_rows<WeightFormat::nvfp4, true>(p, row_tile, map, stream) : run_rows<WeightFormat::nvfp4, false>(p, row_tile, map, stream); break;
   }
 }
 }  // namespace nibble::cuda

@@ -33,7 +33,7 @@ template <WeightFormat kFormat>
 __global__ void pack(PackedWeight w, const uint8_t* codes, const uint8_t* block_scales, uint8_t* blocks) {
   const int unit = blockIdx.x, slice = blockIdx.z, lane = threadIdx.x;
   for (int tile = blockIdx.y; tile < w.tiles; tile += gridDim.y) {
-    uint8_t* out = blocks + ((int64_t{slice} * w.tiles + tile) * w.units + unit) * unit_bytes(kFormat);
+    uint8_t* out = blocks + pair_offset(kFormat, slice, w.tiles, w.units, tile / 2) + (unit * 2 + tile % 2) * unit_bytes(kFormat);
     const int first_row = tile * kTileOutputs, first_input = (slice * w.units + unit) * unit_inputs(kFormat);
     const auto inside = [&](int row, int input) { return first_row + row < w.n && first_input + input < w.k; };
     const auto index = [&](int row, int input) { return int64_t{first_row + row} * w.k + first_input + input; };

@@ -1,14 +1,14 @@
 // Weights in the order in which the tensor cores want them, made once at load on the device.
 //
 // A weight [N, K] is cut into tiles of 16 outputs, and K into `slices` (whose partial sums the consumer of the result adds up) and each slice
-// into units: 64 inputs (128 for FP8). A unit of a tile is one contiguous block, so that one warp fetches whole units by bulk copies and finds its
-// fragments of mma.m16n8k16 with 16-byte loads:
+// into units: 64 inputs (128 for FP8). A unit of a tile is one contiguous block, in which a warp finds its fragments of mma.m16n8k16 with 16-byte loads:
 //
 //   BF16    2048 B  [4 k16][32 lanes] x 16 B: a0 a1 a2 a3
 //   FP8     2048 B  [4 k32][32 lanes] x 16 B: a0 | a1 of k16 0 as 4 codes (g: 2t, 2t+1; g+8: 2t, 2t+1), a2 | a3, then the same of k16 1
 //   NVFP4    576 B  [32 lanes] x 16 B: a word of 8 codes per k16, in the bit order of unpack_nvfp4(); then [8 g] x 8 B of scales: (g, g + 8) of each k16
 //
-// Blocks lie in the order [slice][tile][unit]. N is padded to 16 (outputs that are never written), K to whole units, with zeros.
+// Blocks lie in the order [slice][pair of tiles][unit][2]: bulk copies cost about a hundred cycles each, whatever their size, so they should be of 2 KB and
+// more, and a run of units of a pair is one. N is padded to 32 (outputs that are never written), K to whole units, with zeros.
 //
 // The canonical sum. Every kernel that multiplies by a packed weight, for one row or a thousand, adds in this order, so that a row's bits do not depend on
 // the rows beside it: a slice's units are divided into kSegments runs; in a run, tensor cores add k16 after k16 into one f32 accumulator (FP8: per unit,
@@ -31,13 +31,18 @@ constexpr int unit_bytes(WeightFormat f) { return f == WeightFormat::nvfp4 ? 576
 struct PackedWeight {
   WeightFormat format = WeightFormat::bf16;
   int n = 0, k = 0;              // as in the checkpoint
-  int tiles = 0, units = 0;      // of 16 outputs; per slice
+  int tiles = 0, units = 0;      // of 16 outputs, even; per slice
   int slices = 1;
   const uint8_t* blocks = nullptr;
   const float* scales = nullptr; // FP8: [ceil(n / 128), slices * units] f32
   float factor = 1.0f;           // the result's multiplier
   int64_t bytes() const { return int64_t{slices} * tiles * units * unit_bytes(format); }
 };
+
+// Where the units of a pair of tiles begin.
+__host__ __device__ inline int64_t pair_offset(WeightFormat f, int slice, int tiles, int units, int pair) {
+  return (int64_t{slice} * (tiles / 2) + pair) * units * 2 * unit_bytes(f);
+}
 
 // The first unit of segment s of `units`.
 __host__ __device__ constexpr int segment_begin(int units, int s) { return units * s / kSegments; }
