@@ -152,9 +152,14 @@ struct Engine::Impl {
     }
     std::vector<int32_t> ids, logit_rows;
     std::vector<SequenceSlice> slices;
+    std::vector<SoftRows> media;
     for (const PlannedRows& p : plan) {
       const Sequence& s = *p.sequence;
       slices.push_back({static_cast<int32_t>(ids.size()), p.num_rows, s.computed, s.full_pages, s.sliding_pages});
+      for (const SoftTokens& m : s.request().media) {
+        const int32_t begin = std::max(m.first_position, s.computed), end = std::min(m.end(), s.computed + p.num_rows);
+        if (begin < end) media.push_back({&m, static_cast<int32_t>(ids.size()) + begin - s.computed, end - begin, begin - m.first_position});
+      }
       for (int32_t i = 0; i < p.num_rows; ++i) {
         const int32_t position = s.computed + i;
         const bool is_last = position + 1 == static_cast<int32_t>(s.tokens.size());
@@ -169,7 +174,7 @@ struct Engine::Impl {
     const size_t host_rows = kept ? 1 : logit_rows.size();
     if (logits.size() < host_rows * vocab) logits.resize(host_rows * vocab);
     try {
-      model.forward({ids, slices, logit_rows}, kept ? nullptr : logits.data());
+      model.forward({ids, slices, logit_rows, media}, kept ? nullptr : logits.data());
       if (kept) rank_kept(plan);
     } catch (const std::exception& error) {
       log_error("a forward step failed: {}", error.what());
@@ -353,6 +358,15 @@ Result<void> Engine::submit(std::unique_ptr<Request> request) {
   if (static_cast<int64_t>(request->prompt.size()) + 1 > most) {
     return fail(ErrorCode::invalid_argument, "the prompt has {} tokens, the KV cache holds sequences of at most {}; start the server with a larger --max-total-tokens",
                 request->prompt.size(), most);
+  }
+  for (const SoftTokens& m : request->media) {
+    if (m.is_picture() ? !impl_->model.takes_images() : !impl_->model.takes_audio()) {
+      return fail(ErrorCode::invalid_argument, "this model takes no {} here", m.is_picture() ? "images" : "audio");
+    }
+    if (m.is_picture() && m.count > impl_->scheduler.max_picture_tokens()) {
+      return fail(ErrorCode::invalid_argument, "a picture of {} soft tokens does not fit one step of at most {}; ask for fewer soft tokens, or start the server with a larger "
+                                               "--chunked-prefill-size or --max-total-tokens", m.count, impl_->scheduler.max_picture_tokens());
+    }
   }
   {
     const std::lock_guard lock(impl_->mutex);

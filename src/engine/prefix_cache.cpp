@@ -3,15 +3,20 @@
 #include <algorithm>
 
 namespace nibble {
-Hash128 PrefixCache::page_hash(std::span<const int32_t> ids, int32_t page, Hash128 parent) const {
-  return hash_bytes(std::as_bytes(ids.subspan(static_cast<size_t>(page * page_tokens_), static_cast<size_t>(page_tokens_))), parent);
+Hash128 PrefixCache::page_hash(std::span<const int32_t> ids, int32_t page, const CacheKey& key, Hash128 parent) const {
+  const int32_t begin = page * page_tokens_, end = begin + page_tokens_;
+  Hash128 hash = hash_bytes(std::as_bytes(ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(page_tokens_))), parent);
+  for (const SoftTokens& m : key.media) {
+    if (m.first_position < end && m.end() > begin) hash = hash_bytes(std::as_bytes(std::span(&m.content, 1)), hash);
+  }
+  return hash;
 }
 
-std::vector<Hash128> PrefixCache::chain(std::span<const int32_t> ids, Hash128 salt) const {
+std::vector<Hash128> PrefixCache::chain(std::span<const int32_t> ids, const CacheKey& key) const {
   std::vector<Hash128> hashes;
-  Hash128 parent = salt;
+  Hash128 parent = key.salt;
   for (int32_t page = 0; static_cast<size_t>((page + 1) * page_tokens_) <= ids.size(); ++page) {
-    parent = page_hash(ids, page, parent);
+    parent = page_hash(ids, page, key, parent);
     if (!entries_.contains(parent)) break;
     hashes.push_back(parent);
   }
@@ -31,10 +36,10 @@ int32_t PrefixCache::usable_pages(std::span<const Hash128> hashes, size_t num_id
   return best;
 }
 
-int32_t PrefixCache::match_length(std::span<const int32_t> ids, Hash128 salt) const { return usable_pages(chain(ids, salt), ids.size()) * page_tokens_; }
+int32_t PrefixCache::match_length(std::span<const int32_t> ids, const CacheKey& key) const { return usable_pages(chain(ids, key), ids.size()) * page_tokens_; }
 
-PrefixCache::Match PrefixCache::match(std::span<const int32_t> ids, Hash128 salt) {
-  const std::vector<Hash128> hashes = chain(ids, salt);
+PrefixCache::Match PrefixCache::match(std::span<const int32_t> ids, const CacheKey& key) {
+  const std::vector<Hash128> hashes = chain(ids, key);
   const int32_t pages = usable_pages(hashes, ids.size());
   Match match;
   match.tokens = pages * page_tokens_;
@@ -53,13 +58,13 @@ PrefixCache::Match PrefixCache::match(std::span<const int32_t> ids, Hash128 salt
   return match;
 }
 
-void PrefixCache::insert(std::span<const int32_t> ids, int32_t num_tokens, Hash128 salt, std::span<const int32_t> full_pages,
+void PrefixCache::insert(std::span<const int32_t> ids, int32_t num_tokens, const CacheKey& key, std::span<const int32_t> full_pages,
                          std::span<const int32_t> sliding_pages, bool is_anchor) {
   ++clock_;
   std::vector<Hash128> hashes;
-  Hash128 parent = salt;
+  Hash128 parent = key.salt;
   for (int32_t page = 0; (page + 1) * page_tokens_ <= num_tokens; ++page) {
-    parent = page_hash(ids, page, parent);
+    parent = page_hash(ids, page, key, parent);
     hashes.push_back(parent);
     const int32_t sliding_page = sliding_pages[static_cast<size_t>(page)];
     const auto [at, fresh] = entries_.try_emplace(parent);

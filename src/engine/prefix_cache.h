@@ -14,8 +14,18 @@
 
 #include "base/hash.h"
 #include "engine/kv_pages.h"
+#include "model/soft_tokens.h"
 
 namespace nibble {
+// What a prefix depends on besides its ids: who may share it, and the media inside, whose ids are all alike. A page with a part of a picture depends on the
+// whole picture, so its key holds the hash of all its content; and so a prefix may end inside one.
+struct CacheKey {
+  CacheKey(Hash128 s) : salt(s) {}
+  CacheKey(Hash128 s, std::span<const SoftTokens> m) : salt(s), media(m) {}
+  Hash128 salt;
+  std::span<const SoftTokens> media;  // ascending
+};
+
 class PrefixCache {
  public:
   static constexpr int32_t kNoPage = -1;
@@ -32,12 +42,12 @@ class PrefixCache {
     std::vector<int32_t> sliding_pages;  // retained where present; kNoPage before the window
   };
   // The longest usable prefix that leaves at least one token to compute. Its pages are retained for the caller.
-  Match match(std::span<const int32_t> ids, Hash128 salt);
-  int32_t match_length(std::span<const int32_t> ids, Hash128 salt) const;  // the same without taking anything
+  Match match(std::span<const int32_t> ids, const CacheKey& key);
+  int32_t match_length(std::span<const int32_t> ids, const CacheKey& key) const;  // the same without taking anything
 
   // Offers the whole pages among the first `num_tokens` computed ids; pages already here are left as they are. `is_anchor`: the prefix ends here for a reason
   // (a prompt's end), so the window before it is worth keeping.
-  void insert(std::span<const int32_t> ids, int32_t num_tokens, Hash128 salt, std::span<const int32_t> full_pages, std::span<const int32_t> sliding_pages,
+  void insert(std::span<const int32_t> ids, int32_t num_tokens, const CacheKey& key, std::span<const int32_t> full_pages, std::span<const int32_t> sliding_pages,
               bool is_anchor);
 
   // Frees at least one page of the pool if the cache is all that holds one; false if none.
@@ -58,8 +68,8 @@ class PrefixCache {
   using FullKey = std::tuple<uint64_t, int32_t, uint64_t, uint64_t>;            // last_used, -depth, hash
   using SlidingKey = std::tuple<bool, uint64_t, int32_t, uint64_t, uint64_t>;   // anchored, last_used, -depth, hash
 
-  Hash128 page_hash(std::span<const int32_t> ids, int32_t page, Hash128 parent) const;
-  std::vector<Hash128> chain(std::span<const int32_t> ids, Hash128 salt) const;  // hashes of the leading pages that are here
+  Hash128 page_hash(std::span<const int32_t> ids, int32_t page, const CacheKey& key, Hash128 parent) const;
+  std::vector<Hash128> chain(std::span<const int32_t> ids, const CacheKey& key) const;  // hashes of the leading pages that are here
   int32_t usable_pages(std::span<const Hash128> hashes, size_t num_ids) const;
   int32_t first_visible_page(int32_t tokens) const;
   void touch(const Hash128& hash, Entry& entry);

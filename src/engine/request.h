@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "model/soft_tokens.h"
 
 namespace nibble {
 // How the next token is chosen; docs/decisions and sampler.h give the exact order of the steps.
@@ -47,6 +48,7 @@ struct TokenEvent {
 struct Request {
   std::string id;                       // unique among the live ones
   std::vector<int32_t> prompt;          // token ids, at least one
+  std::vector<SoftTokens> media;        // ascending, disjoint; their positions hold the placeholder's id in `prompt`
   Hash128 cache_salt;                   // requests share cached prefixes only when equal
   SamplingParams sampling;
   std::vector<int32_t> stop_ids;        // end tokens: generation_config's, config's and the request's

@@ -23,6 +23,11 @@ int32_t Scheduler::max_sequence_tokens() const {
   return (window_fits ? full_.total() : std::min(full_.total(), sliding_.total())) * kv_.page_tokens;
 }
 
+int32_t Scheduler::max_picture_tokens() const {
+  const int32_t room = (kv_.num_sliding_pages - 1) * kv_.page_tokens - kv_.sliding_window;
+  return std::min(options_.max_rows, std::max(room, kv_.page_tokens));
+}
+
 void Scheduler::add(std::shared_ptr<RequestState> state) {
   state->unfinished_choices = state->request->num_choices;
   auto sequence = std::make_unique<Sequence>();
@@ -79,7 +84,7 @@ void Scheduler::preempt(SequenceList::iterator victim) {
 
 void Scheduler::release_pages(Sequence& sequence, bool keep_prefix) {
   if (keep_prefix && options_.prefix_cache) {
-    cache_.insert(sequence.tokens, sequence.computed, sequence.request().cache_salt, sequence.full_pages, sequence.sliding_pages, /*is_anchor=*/true);
+    cache_.insert(sequence.tokens, sequence.computed, sequence.cache_key(), sequence.full_pages, sequence.sliding_pages, /*is_anchor=*/true);
   }
   for (const int32_t page : sequence.full_pages) full_.release(page);
   for (const int32_t page : sequence.sliding_pages) {
@@ -99,9 +104,22 @@ void Scheduler::release_behind_window(Sequence& sequence) {
   }
 }
 
-int32_t Scheduler::chunk_of(const Sequence& sequence, int32_t most) const {
+// Rows of the next chunk, at most `prefill_left` but for a picture, never more than `rows_left`; 0: not in this step.
+int32_t Scheduler::chunk_of(const Sequence& sequence, int32_t prefill_left, int32_t rows_left) const {
+  const int32_t most = std::min(prefill_left, rows_left);
   const bool scored = sequence.request().prompt_logprobs && sequence.computed < sequence.num_prompt();
-  return std::min({sequence.remaining(), most, scored ? kScoredChunk : most});
+  const int32_t rows = std::min({sequence.remaining(), most, scored ? kScoredChunk : most});
+  if (rows <= 0) return rows;
+  // A picture's rows see each other: they are computed in one step, or in the first step that has room for all that is left of it.
+  const int32_t end = sequence.computed + rows;
+  for (const SoftTokens& m : sequence.request().media) {
+    if (!m.is_picture() || m.first_position >= end || m.end() <= end) continue;
+    if (m.first_position > sequence.computed) return m.first_position - sequence.computed;
+    const int32_t whole = m.end() - sequence.computed;
+    // One that is larger than the budget of a step may have a step of its own.
+    return whole <= rows_left && prefill_left == options_.prefill_tokens ? whole : 0;
+  }
+  return rows;
 }
 
 std::vector<PlannedRows> Scheduler::plan() {
@@ -113,7 +131,7 @@ std::vector<PlannedRows> Scheduler::plan() {
       Sequence& sequence = **at;
       ++at;
       if ((sequence.remaining() == 1) != decoding) continue;
-      const int32_t rows = decoding ? 1 : chunk_of(sequence, std::min(rows_left, prefill_left));
+      const int32_t rows = decoding ? 1 : chunk_of(sequence, prefill_left, rows_left);
       if (rows <= 0) continue;
       const auto size_before = running_.size();
       const bool kept = ensure_pages_or_preempt(sequence, sequence.computed + rows);
@@ -147,7 +165,7 @@ void Scheduler::order_waiting() {
     waiting_.sort([](const SequencePtr& a, const SequencePtr& b) { return philox4x32({static_cast<uint32_t>(a->order)}, 1) < philox4x32({static_cast<uint32_t>(b->order)}, 1); });
   } else if (options_.policy == "lpm") {
     std::unordered_map<const Sequence*, int32_t> matched;
-    for (const SequencePtr& s : waiting_) matched[s.get()] = cache_.match_length(s->tokens, s->request().cache_salt);
+    for (const SequencePtr& s : waiting_) matched[s.get()] = cache_.match_length(s->tokens, s->cache_key());
     waiting_.sort([&](const SequencePtr& a, const SequencePtr& b) { return matched[a.get()] > matched[b.get()]; });
   }
 }
@@ -155,16 +173,16 @@ void Scheduler::order_waiting() {
 bool Scheduler::admit_next(std::vector<PlannedRows>& plan, int32_t& prefill_left, int32_t& rows_left) {
   Sequence& sequence = *waiting_.front();
   if (options_.prefix_cache && !sequence.request().prompt_logprobs) {
-    PrefixCache::Match match = cache_.match(sequence.tokens, sequence.request().cache_salt);
+    PrefixCache::Match match = cache_.match(sequence.tokens, sequence.cache_key());
     sequence.computed = match.tokens;
     sequence.full_pages = std::move(match.full_pages);
     sequence.sliding_pages = std::move(match.sliding_pages);
   }
   // Do not start what would be thrown out half way: all pages of the tokens at hand must be free or merely cached.
   const auto missing = static_cast<int32_t>((sequence.tokens.size() + 1 + static_cast<size_t>(kv_.page_tokens) - 1) / static_cast<size_t>(kv_.page_tokens) - sequence.full_pages.size());
-  const int32_t rows = chunk_of(sequence, std::min(rows_left, prefill_left));
+  const int32_t rows = chunk_of(sequence, prefill_left, rows_left);
   const bool room = running_.empty() || missing <= full_.num_free() + cache_.num_full_pages();
-  if (!room || !ensure_pages(sequence, sequence.computed + rows)) {
+  if (!room || rows <= 0 || !ensure_pages(sequence, sequence.computed + rows)) {
     release_pages(sequence, /*keep_prefix=*/false);
     sequence.computed = 0;
     return false;
@@ -184,12 +202,12 @@ void Scheduler::advance(Sequence& sequence, int32_t num_rows) {
   sequence.computed += num_rows;
   if (was_in_prompt && sequence.computed >= sequence.num_prompt()) {
     if (options_.prefix_cache) {
-      cache_.insert(sequence.tokens, sequence.num_prompt(), sequence.request().cache_salt, sequence.full_pages, sequence.sliding_pages, /*is_anchor=*/true);
+      cache_.insert(sequence.tokens, sequence.num_prompt(), sequence.cache_key(), sequence.full_pages, sequence.sliding_pages, /*is_anchor=*/true);
     }
     if (!sequence.forked && sequence.choice == 0 && sequence.request().num_choices > 1) fork_choices(sequence);
   } else if (was_in_prompt && options_.prefix_cache) {
     // Before the window moves on: the cache may keep the pages that this sequence is about to let go.
-    cache_.insert(sequence.tokens, sequence.computed, sequence.request().cache_salt, sequence.full_pages, sequence.sliding_pages, /*is_anchor=*/false);
+    cache_.insert(sequence.tokens, sequence.computed, sequence.cache_key(), sequence.full_pages, sequence.sliding_pages, /*is_anchor=*/false);
   }
   release_behind_window(sequence);
 }

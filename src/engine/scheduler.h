@@ -40,6 +40,7 @@ struct Sequence {
   std::vector<int32_t> full_pages, sliding_pages;
 
   const Request& request() const { return *state->request; }
+  CacheKey cache_key() const { return {request().cache_salt, request().media}; }
   int32_t num_prompt() const { return static_cast<int32_t>(request().prompt.size()); }
   int32_t num_output() const { return static_cast<int32_t>(tokens.size()) - num_prompt(); }
   int32_t remaining() const { return static_cast<int32_t>(tokens.size()) - computed; }
@@ -80,6 +81,8 @@ class Scheduler {
   const PagePool& full_pool() const { return full_; }
   const PagePool& sliding_pool() const { return sliding_; }
   const PrefixCache& cache() const { return cache_; }
+  // The largest picture that can be computed in one step.
+  int32_t max_picture_tokens() const;
   // The longest sequence that the pools can ever hold.
   int32_t max_sequence_tokens() const;
 
@@ -95,7 +98,7 @@ class Scheduler {
   void fork_choices(Sequence& first);
   bool admit_next(std::vector<PlannedRows>& plan, int32_t& prefill_left, int32_t& rows_left);
   void order_waiting();
-  int32_t chunk_of(const Sequence& sequence, int32_t most) const;
+  int32_t chunk_of(const Sequence& sequence, int32_t prefill_left, int32_t rows_left) const;
 
   KvGeometry kv_;
   SchedulerOptions options_;

@@ -5,7 +5,8 @@
 //   v  [pages, kv_heads, kPageTokens, head_dim]   lanes are channels
 // (on a CUDA device k lies as v does; only attention and qkv_prepare look into pages)
 //
-// Visibility. A query at position q sees the keys k <= q, on sliding layers only k > q - window: the window counts the query itself.
+// Visibility. A query at position q sees the keys k <= q, on sliding layers only k > q - window: the window counts the query itself. Rows of an image may
+// see ahead to the end of the image (last_visible); those keys are rows of the same step.
 //
 // Same bits. Attention reads what the pages hold, rounded, also for rows of the same step. It walks pages by absolute position, so a row's sums do not
 // depend on how the prompt was cut or on the other rows.
@@ -59,6 +60,7 @@ struct AttentionArgs {
   Tensor out;               // [rows, heads * head_dim] bf16 or f32
   std::span<const PagedRows> sequences;
   int32_t window = 0;       // 0: all earlier positions
+  std::span<const int32_t> last_visible;  // [rows] the last position that a row sees, its own or a later one of its slice; empty: its own
 };
 
 void validate(const QkvPrepareArgs& args);

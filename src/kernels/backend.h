@@ -14,6 +14,7 @@
 #include "kernels/embed.h"
 #include "kernels/gelu_gate.h"
 #include "kernels/linear.h"
+#include "kernels/media_embed.h"
 #include "kernels/rms_norm.h"
 
 namespace nibble {
@@ -97,6 +98,13 @@ class Backend {
   virtual void draft_input(const DraftInputArgs&) { NB_ASSERT(false, "this backend does not draft"); }
   virtual void query_prepare(const QueryPrepareArgs&) { NB_ASSERT(false, "this backend does not draft"); }
   virtual void argmax(const Tensor& /*logits*/, const Tensor& /*ids*/) { NB_ASSERT(false, "this backend does not draft"); }
+
+  // Ops of the image and audio embedders (kernels/media_embed.h) and AttentionArgs::last_visible, where takes_media() says that they are there. Steps with media
+  // have a negative program: their ops follow from more than their size, so they are not repeated.
+  virtual bool takes_media() const { return false; }
+  virtual void patch_norm(const PatchNormArgs&) { NB_ASSERT(false, "this backend takes no media"); }
+  virtual void patch_position(const PatchPositionArgs&) { NB_ASSERT(false, "this backend takes no media"); }
+  virtual void frame_norm(const FrameNormArgs&) { NB_ASSERT(false, "this backend takes no media"); }
 
   // Copies between host memory and the backend's tensors; they return when the bytes are there.
   virtual void upload(const void* from, const Tensor& to) = 0;

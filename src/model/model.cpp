@@ -44,6 +44,7 @@ Gemma4Model::Gemma4Model(const ModelConfig& config, const ModelWeights& weights,
                .sliding_page_bytes = page_bytes(config, LayerKind::sliding, options.kv_cache)};
   prepare_layers();
   allocate_scratch();
+  media_ = std::make_unique<MediaEmbedder>(config, weights, options.activations, options.max_rows, backend);
 }
 
 void Gemma4Model::prepare_layers() {
@@ -110,6 +111,7 @@ void Gemma4Model::forward(const Step& step, float* logits) {
     full_rows_.push_back({s.first_row, s.num_rows, s.first_position, s.full_pages});
     sliding_rows_.push_back({s.first_row, s.num_rows, s.first_position, s.sliding_pages});
   }
+  fill_last_visible(step);
   const Tensor& out = logits_ ? logits_ : Tensor{logits, DType::f32, {wanted, config_.vocab_size}};
   const bool at_once = wanted > 0 && wanted <= out.rows();
   const auto group = [&](LayerKind kind) {
@@ -119,7 +121,7 @@ void Gemma4Model::forward(const Step& step, float* logits) {
     return 1;
   };
   backend_.run_step({.ids = step.ids, .full_rows = full_rows_, .sliding_rows = sliding_rows_, .logit_rows = step.logit_rows, .full_group = group(LayerKind::full),
-                     .sliding_group = group(LayerKind::sliding), .sliding_window = config_.sliding_window},
+                     .sliding_group = group(LayerKind::sliding), .sliding_window = config_.sliding_window, .program = step.media.empty() ? 0 : -1},
                     [&](int64_t padded_rows, int64_t padded_wanted) { run_layers(step, padded_rows, padded_wanted, at_once ? out : Tensor{}); });
   NB_ASSERT(logits || at_once || wanted == 0, "logits are kept for kept_logit_rows() rows at most");
   if (!logits_ || wanted == 0 || !logits) return;
@@ -128,6 +130,21 @@ void Gemma4Model::forward(const Step& step, float* logits) {
     const int64_t n = std::min(out.rows(), wanted - done);
     if (!at_once) run_head(last_normed_.slice_rows(done, n), view(logits_, n, config_.vocab_size));
     backend_.download(view(logits_, n, config_.vocab_size), logits + done * config_.vocab_size);
+  }
+}
+
+// Pictures see themselves whole, on sliding layers; full layers stay causal.
+void Gemma4Model::fill_last_visible(const Step& step) {
+  last_visible_.clear();
+  const auto is_picture = [](const SoftRows& rows) { return rows.tokens->is_picture(); };
+  if (!config_.image_blocks_see_themselves || std::none_of(step.media.begin(), step.media.end(), is_picture)) return;
+  for (const SequenceSlice& s : step.sequences) {
+    for (int32_t i = 0; i < s.num_rows; ++i) last_visible_.push_back(s.first_position + i);
+  }
+  for (const SoftRows& rows : step.media) {
+    if (!is_picture(rows)) continue;
+    NB_ASSERT(rows.first_token + rows.num_rows == rows.tokens->count, "a picture must end in the step that holds its rows");
+    std::fill_n(last_visible_.begin() + rows.first_row, rows.num_rows, rows.tokens->end() - 1);
   }
 }
 
@@ -142,6 +159,7 @@ void Gemma4Model::run_layers(const Step& step, int64_t rows, int64_t wanted, con
   const int64_t hidden = config_.hidden_size;
   backend_.embed({.ids = step.ids, .table = weights_.embed, .scale = embed_scale(hidden), .round_to_bf16 = options_.activations == DType::bf16,
                   .out = view(x_, rows, hidden)});
+  media_->embed(step.media, view(x_, rows, hidden));
   backend_.rms_norm({.x = view(x_, rows, hidden), .weight = layers_[0].weights->input_norm, .out = view(h_, rows, hidden), .eps = config_.rms_norm_eps});
   for (size_t i = 0; i < layers_.size(); ++i) {
     const bool is_full = layers_[i].config.kind == LayerKind::full;
@@ -172,7 +190,8 @@ void Gemma4Model::run_layer(Layer& layer, const RotaryTable& rotary, std::span<c
   backend_.qkv_prepare({.q = q, .k = k, .v = v, .q_norm = w.q_norm, .k_norm = w.k_norm, .rotary = rotary, .k_pages = layer.k_pages,
                         .v_pages = layer.v_pages, .sequences = sequences, .eps = config_.rms_norm_eps});
   const int32_t window = layer.config.kind == LayerKind::sliding ? config_.sliding_window : 0;
-  backend_.attention({.q = q, .k_pages = layer.k_pages, .v_pages = layer.v_pages, .out = view(attended_, rows, heads * d), .sequences = sequences, .window = window});
+  backend_.attention({.q = q, .k_pages = layer.k_pages, .v_pages = layer.v_pages, .out = view(attended_, rows, heads * d), .sequences = sequences, .window = window,
+                      .last_visible = window > 0 ? std::span<const int32_t>(last_visible_) : std::span<const int32_t>()});
   backend_.linear(*layer.o, view(attended_, rows, heads * d), sublayer);
   backend_.rms_norm_add({.x = sublayer, .weight = w.post_attention_norm, .residual = x, .scale = 1.0f, .next_weight = w.pre_feedforward_norm, .out = h,
                          .eps = config_.rms_norm_eps});

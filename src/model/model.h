@@ -18,6 +18,7 @@
 
 #include "formats/model_config.h"
 #include "kernels/backend.h"
+#include "model/media_embedder.h"
 #include "model/step.h"
 #include "model/weights.h"
 
@@ -56,6 +57,8 @@ class Gemma4Model final : public ForwardModel {
   int32_t vocab_size() const override { return config_.vocab_size; }
   const KvGeometry& kv_geometry() const override { return geometry_; }
   int32_t max_rows() const override { return options_.max_rows; }
+  bool takes_images() const override { return media_->takes_images(); }
+  bool takes_audio() const override { return media_->takes_audio(); }
   void forward(const Step& step, float* logits) override;
   int32_t kept_logit_rows() const override { return logits_ ? static_cast<int32_t>(logits_.rows()) : 0; }
   void candidates(std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries) override;
@@ -80,6 +83,7 @@ class Gemma4Model final : public ForwardModel {
   };
 
   void prepare_layers();
+  void fill_last_visible(const Step& step);
   void allocate_scratch();
   RotaryTable fill_rotary(const Rotary& rotary, std::span<const PagedRows> sequences, int64_t rows);
   void run_layers(const Step& step, int64_t rows, int64_t wanted, const Tensor& logits);
@@ -98,5 +102,7 @@ class Gemma4Model final : public ForwardModel {
   Tensor x_, h_, q_, k_, v_, attended_, sublayer_, gate_, up_, gated_, last_, last_normed_;
   Tensor logits_;  // [256, vocab] f32 where the backend's memory is not the host's
   std::vector<PagedRows> full_rows_, sliding_rows_;
+  std::unique_ptr<MediaEmbedder> media_;
+  std::vector<int32_t> last_visible_;  // [rows] of a step with pictures, else empty
 };
 }  // namespace nibble

@@ -10,6 +10,7 @@
 
 #include "base/assert.h"
 #include "kernels/candidates.h"
+#include "model/soft_tokens.h"
 
 namespace nibble {
 // Rows [first_row, first_row + num_rows) of the step are the tokens at positions first_position, first_position + 1, ... of a sequence.
@@ -31,6 +32,9 @@ struct Step {
   std::span<const int32_t> ids;              // [rows] token ids
   std::span<const SequenceSlice> sequences;  // cover the rows, in order, without gaps
   std::span<const int32_t> logit_rows;       // rows whose logits are wanted, ascending
+  // Rows that hold soft tokens, ascending; their ids only have to be in the vocabulary. A picture may begin before its slice but must not go on behind it: its
+  // rows see ahead to its end on sliding layers.
+  std::span<const SoftRows> media;
 };
 
 // How K and V are kept, fixed when the model is loaded.
@@ -51,6 +55,8 @@ class ForwardModel {
   virtual const KvGeometry& kv_geometry() const = 0;
   // Most rows that one step may have; a step with more is a caller's mistake.
   virtual int32_t max_rows() const = 0;
+  virtual bool takes_images() const { return false; }
+  virtual bool takes_audio() const { return false; }
   // logits: [logit_rows.size(), vocab_size] f32 on the host, after the final softcap. Writes the K and V of every row into its pages.
   virtual void forward(const Step& step, float* logits) = 0;
 

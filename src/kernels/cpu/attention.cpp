@@ -77,14 +77,19 @@ void attend(const AttentionArgs& args, const Part& part) {
 
   const int64_t first_position = part.rows->first_position + part.first;
   const auto visible_from = [&](int64_t position) { return args.window > 0 ? std::max<int64_t>(0, position - args.window + 1) : int64_t{0}; };
-  for (int64_t page = visible_from(first_position) / kPageTokens; page <= (first_position + part.count - 1) / kPageTokens; ++page) {
+  const auto last_visible = [&](int64_t r) {
+    return args.last_visible.empty() ? first_position + r : int64_t{args.last_visible[static_cast<size_t>(part.rows->first_row + part.first + r)]};
+  };
+  int64_t highest_position = 0;
+  for (int64_t r = 0; r < part.count; ++r) highest_position = std::max(highest_position, last_visible(r));
+  for (int64_t page = visible_from(first_position) / kPageTokens; page <= highest_position / kPageTokens; ++page) {
     const int64_t stored = part.rows->pages[static_cast<size_t>(page)] * kv_heads + part.kv_head;
     const float* k = widen(args.k_pages.as<Cache>() + stored * page_size, page_size, scratch.k.data());
     const float* v = widen(args.v_pages.as<Cache>() + stored * page_size, page_size, scratch.v.data());
     for (int64_t r = 0; r < part.count; ++r) {
       const int64_t position = first_position + r, begin = page * kPageTokens;
       const int first = static_cast<int>(std::max<int64_t>(0, visible_from(position) - begin));
-      const int last = static_cast<int>(std::min<int64_t>(kPageTokens - 1, position - begin));
+      const int last = static_cast<int>(std::min<int64_t>(kPageTokens - 1, last_visible(r) - begin));
       if (first > last) continue;
       for (int64_t h = 0; h < group; ++h) {
         const int64_t state = r * group + h;

@@ -73,6 +73,7 @@ void attention_plain(const AttentionArgs& args) {
         for (int64_t r = 0; r < rows.num_rows; ++r) {
           const int64_t position = rows.first_position + r;
           const int64_t first = args.window > 0 ? std::max<int64_t>(0, position - args.window + 1) : 0;
+          const int64_t end = args.last_visible.empty() ? position : args.last_visible[static_cast<size_t>(rows.first_row + r)];
           for (int64_t h = 0; h < heads; ++h) {
             const float* q = args.q.as<float>() + ((rows.first_row + r) * heads + h) * d;
             const auto k_at = [&](int64_t s, int64_t i) {
@@ -83,9 +84,9 @@ void attention_plain(const AttentionArgs& args) {
               const int64_t page = rows.pages[static_cast<size_t>(s / kPageTokens)];
               return load(args.v_pages.as<Cache>() + ((page * kv_heads + h / group) * kPageTokens + s % kPageTokens) * d + i);
             };
-            scores.assign(static_cast<size_t>(position - first + 1), 0.0f);
+            scores.assign(static_cast<size_t>(end - first + 1), 0.0f);
             float highest = -INFINITY;
-            for (int64_t s = first; s <= position; ++s) {
+            for (int64_t s = first; s <= end; ++s) {
               float score = 0.0f;
               for (int64_t i = 0; i < d; ++i) score += q[i] * k_at(s, i);
               scores[static_cast<size_t>(s - first)] = score;
@@ -93,7 +94,7 @@ void attention_plain(const AttentionArgs& args) {
             }
             float total = 0.0f;
             std::fill(sum.begin(), sum.end(), 0.0f);
-            for (int64_t s = first; s <= position; ++s) {
+            for (int64_t s = first; s <= end; ++s) {
               const float p = std::exp(scores[static_cast<size_t>(s - first)] - highest);
               total += p;
               for (int64_t i = 0; i < d; ++i) sum[static_cast<size_t>(i)] += p * v_at(s, i);

@@ -59,6 +59,10 @@ class CpuBackend final : public Backend {
   void query_prepare(const QueryPrepareArgs& args) override { cpu::query_prepare(args, threads_); }
   void argmax(const Tensor& logits, const Tensor& ids) override { cpu::argmax(logits, ids, threads_); }
   bool drafts() const override { return true; }
+  bool takes_media() const override { return true; }
+  void patch_norm(const PatchNormArgs& args) override { cpu::patch_norm(args, threads_); }
+  void patch_position(const PatchPositionArgs& args) override { cpu::patch_position(args, threads_); }
+  void frame_norm(const FrameNormArgs& args) override { cpu::frame_norm(args); }
   void upload(const void* from, const Tensor& to) override { std::memcpy(to.data, from, static_cast<size_t>(to.bytes())); }
   void download(const Tensor& from, void* to) override { std::memcpy(to, from.data, static_cast<size_t>(from.bytes())); }
 
