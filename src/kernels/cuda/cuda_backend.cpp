@@ -143,7 +143,7 @@ class CudaBackend final : public Backend {
       w.format = WeightFormat::nvfp4;
       codes = &fp4->codes;
       block_scales = &fp4->block_scales;
-      w.factor = fp4->tensor_scale * 256.0f;
+      w.factor = fp4->tensor_scale * 0x1p19f;  // unpack_nvfp4 leaves values times 2^-19
     } else {
       const auto& fp8 = std::get<Fp8BlockWeight>(weight);
       w.format = WeightFormat::fp8_block;

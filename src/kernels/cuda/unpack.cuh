@@ -6,17 +6,26 @@
 
 namespace nibble::cuda {
 // E2M1 bits moved to a bf16's sign (15) and lowest exponent and highest mantissa bits (8..6) read as the value times 2^-126, subnormals included;
-// the scale's bits are times 2^118: the product is the exact value times 2^-8, and PackedWeight::factor takes that back.
-__device__ __forceinline__ void unpack_nvfp4(uint32_t word, uint32_t scale_g, uint32_t scale_g8, uint32_t (&a)[4]) {
+// the scale's bits are times 2^107: the product is the exact value times 2^-19, and PackedWeight::factor takes that back.
+__device__ __forceinline__ void unpack_nvfp4(uint32_t word, __nv_bfloat162 scale_g, __nv_bfloat162 scale_g8, uint32_t (&a)[4]) {
   constexpr uint32_t kSign = 0x80008000u, kMagnitude = 0x01C001C0u;
-  a[0] = multiply_bf16x2(word & (kSign | kMagnitude), scale_g);
-  a[1] = multiply_bf16x2((word << 3) & (kSign | kMagnitude), scale_g8);
-  a[2] = multiply_bf16x2(((word << 6) & kMagnitude) | ((word << 1) & kSign), scale_g);
-  a[3] = multiply_bf16x2(((word >> 3) & kMagnitude) | ((word << 2) & kSign), scale_g8);
+  const auto times = [](uint32_t x, __nv_bfloat162 scale) {
+    const __nv_bfloat162 product = __hmul2(reinterpret_cast<const __nv_bfloat162&>(x), scale);
+    return reinterpret_cast<const uint32_t&>(product);
+  };
+  a[0] = times(word & (kSign | kMagnitude), scale_g);
+  a[1] = times((word << 3) & (kSign | kMagnitude), scale_g8);
+  a[2] = times(((word << 6) & kMagnitude) | ((word << 1) & kSign), scale_g);
+  a[3] = times(((word >> 3) & kMagnitude) | ((word << 2) & kSign), scale_g8);
 }
-// Byte `i` of four scale codes, in both halves, as a bf16 times 2^118.
-__device__ __forceinline__ uint32_t nvfp4_scale(uint32_t codes, int i) {
-  return __byte_perm(codes, 0, 0x4040 | i << 8 | i) * 16u + 0x75807580u;
+// Two k16: `scales` holds the codes of (g, g + 8) of the first, then of the second. A code's bits under the exponent 111xxxxx are the scale times 2^107;
+// the multiplication takes either half for both of its lanes.
+__device__ __forceinline__ void unpack_nvfp4_two(uint32_t word0, uint32_t word1, uint32_t scales, uint32_t (&a0)[4], uint32_t (&a1)[4]) {
+  const uint32_t even = ((scales << 4) & 0x0FF00FF0u) | 0x70007000u, odd = ((scales >> 4) & 0x0FF00FF0u) | 0x70007000u;
+  const auto& g = reinterpret_cast<const __nv_bfloat162&>(even);
+  const auto& g8 = reinterpret_cast<const __nv_bfloat162&>(odd);
+  unpack_nvfp4(word0, __low2bfloat162(g), __low2bfloat162(g8), a0);
+  unpack_nvfp4(word1, __high2bfloat162(g), __high2bfloat162(g8), a1);
 }
 
 // E4M3 bits at a bf16's 15 and 10..4 read as the value times 2^-120.
@@ -49,10 +58,8 @@ __device__ __forceinline__ void load_fragments(const uint8_t* unit, int half, in
   } else {
     const uint4 v = reinterpret_cast<const uint4*>(unit)[lane];
     const uint2 s = reinterpret_cast<const uint2*>(unit + 512)[lane / 4];
-    unpack_nvfp4(v.x, nvfp4_scale(s.x, 0), nvfp4_scale(s.x, 1), a[0]);
-    unpack_nvfp4(v.y, nvfp4_scale(s.x, 2), nvfp4_scale(s.x, 3), a[1]);
-    unpack_nvfp4(v.z, nvfp4_scale(s.y, 0), nvfp4_scale(s.y, 1), a[2]);
-    unpack_nvfp4(v.w, nvfp4_scale(s.y, 2), nvfp4_scale(s.y, 3), a[3]);
+    unpack_nvfp4_two(v.x, v.y, s.x, a[0], a[1]);
+    unpack_nvfp4_two(v.z, v.w, s.y, a[2], a[3]);
   }
 }
 }  // namespace nibble::cuda
