@@ -16,7 +16,13 @@ namespace nibble {
 namespace {
 SchedulerOptions scheduler_options(const ForwardModel& model, const EngineOptions& options) {
   return {.max_running = options.max_running_requests, .prefill_tokens = options.chunked_prefill_tokens, .max_rows = model.max_rows(),
-          .prefix_cache = options.prefix_cache, .policy = options.schedule_policy};
+          .prefix_cache = options.prefix_cache, .policy = options.schedule_policy, .drafts = options.drafter && options.speculation.max_drafts > 0};
+}
+
+SpeculationOptions speculation_options(const EngineOptions& options) {
+  SpeculationOptions out = options.speculation;
+  out.max_drafts = options.drafter ? std::min(out.max_drafts, options.drafter->max_drafts()) : 0;
+  return out;
 }
 
 double share(int32_t used, int32_t total) { return total > 0 ? static_cast<double>(used) / total : 0.0; }
@@ -34,6 +40,15 @@ struct Engine::Impl {
   std::vector<Candidate> ranked;
   std::vector<RowSummary> summaries;
   int32_t num_ranked = 0;
+  // Sequences that chose a token in this step and go on, with the logit row of their newest one.
+  struct Going {
+    Sequence* sequence;
+    int32_t logit_row;
+  };
+  std::vector<Going> going;
+  DraftController controller;
+  double forced = 0;  // drafts owed by a forced acceptance length
+  SpeculationCounts log_speculation;
 
   // What other threads hand over, under `mutex`.
   struct Cancel {
@@ -55,7 +70,8 @@ struct Engine::Impl {
   int64_t log_tokens = 0, log_steps = 0;
   std::thread thread;
 
-  Impl(ForwardModel& m, EngineOptions o) : model(m), options(std::move(o)), scheduler(m.kv_geometry(), scheduler_options(m, options)) {
+  Impl(ForwardModel& m, EngineOptions o) : model(m), options(std::move(o)), scheduler(m.kv_geometry(), scheduler_options(m, options)), controller(speculation_options(options)) {
+    counts.max_drafts = counts.num_drafts = speculation_options(options).max_drafts;
     publish();
     thread = std::thread([this] { loop(); });
   }
@@ -145,6 +161,7 @@ struct Engine::Impl {
   }
 
   void step() {
+    const double began = monotonic_seconds();
     const std::vector<PlannedRows> plan = scheduler.plan();
     if (plan.empty()) {
       refuse_what_cannot_run();
@@ -153,18 +170,19 @@ struct Engine::Impl {
     std::vector<int32_t> ids, logit_rows;
     std::vector<SequenceSlice> slices;
     std::vector<SoftRows> media;
+    bool decoding = true;
     for (const PlannedRows& p : plan) {
       const Sequence& s = *p.sequence;
       slices.push_back({static_cast<int32_t>(ids.size()), p.num_rows, s.computed, s.full_pages, s.sliding_pages});
+      decoding &= s.remaining() == 1;
       for (const SoftTokens& m : s.request().media) {
         const int32_t begin = std::max(m.first_position, s.computed), end = std::min(m.end(), s.computed + p.num_rows);
         if (begin < end) media.push_back({&m, static_cast<int32_t>(ids.size()) + begin - s.computed, end - begin, begin - m.first_position});
       }
       for (int32_t i = 0; i < p.num_rows; ++i) {
-        const int32_t position = s.computed + i;
-        const bool is_last = position + 1 == static_cast<int32_t>(s.tokens.size());
-        if (is_last || wants_score(s, position)) logit_rows.push_back(static_cast<int32_t>(ids.size()));
-        ids.push_back(s.tokens[static_cast<size_t>(position)]);
+        const int32_t position = s.computed + i, ahead = position - static_cast<int32_t>(s.tokens.size());
+        if (ahead >= -1 || wants_score(s, position)) logit_rows.push_back(static_cast<int32_t>(ids.size()));
+        ids.push_back(ahead < 0 ? s.tokens[static_cast<size_t>(position)] : s.draft[static_cast<size_t>(ahead)]);
       }
     }
     const auto vocab = static_cast<size_t>(model.vocab_size());
@@ -183,26 +201,91 @@ struct Engine::Impl {
     }
     ++counts.steps;
     log_plan(plan);
+    going.clear();
     size_t row = 0;
     for (const PlannedRows& p : plan) {
       Sequence& s = *p.sequence;
-      if (kept) {
-        const bool is_last = s.computed + p.num_rows == static_cast<int32_t>(s.tokens.size());
-        scheduler.advance(s, p.num_rows);
-        if (is_last) choose_kept(s, row++);
-        continue;
-      }
-      std::span<float> last;
       for (int32_t i = 0; i < p.num_rows; ++i) {
         const int32_t position = s.computed + i;
-        const bool is_last = position + 1 == static_cast<int32_t>(s.tokens.size());
-        if (!is_last && !wants_score(s, position)) continue;
-        const std::span<float> here = std::span(logits).subspan(row++ * vocab, vocab);
-        if (wants_score(s, position)) score_prompt(s, position, here);
-        if (is_last) last = here;
+        if (!wants_score(s, position)) continue;
+        score_prompt(s, position, std::span(logits).subspan(row++ * vocab, vocab));
       }
-      scheduler.advance(s, p.num_rows);
-      if (!last.empty()) choose(s, last);
+      const int32_t rows = p.num_rows - static_cast<int32_t>(s.draft.size());
+      const bool is_last = s.computed + rows == static_cast<int32_t>(s.tokens.size());
+      const size_t first = row;
+      if (is_last) row += 1 + s.draft.size();
+      scheduler.advance(s, rows);
+      if (is_last) choose_rows(s, first, kept);
+    }
+    if (controller_is_on()) {
+      if (decoding) controller.observe_step(static_cast<int32_t>(ids.size()), monotonic_seconds() - began);
+      draft();
+    }
+  }
+
+  bool controller_is_on() const { return options.drafter && options.speculation.max_drafts > 0; }
+
+  // The row of a sequence's newest token, and one more for each draft that turns out to be what would have been chosen without it: as if one at a time.
+  void choose_rows(Sequence& s, size_t row, bool kept) {
+    const std::vector<int32_t> draft = std::exchange(s.draft, {});
+    Round round{.draft = draft, .forced = -1, .done = {.drafted = static_cast<int16_t>(draft.size()), .accepted = 0}};
+    if (options.speculation.forced_acceptance_length > 0 && !draft.empty()) {
+      forced += options.speculation.forced_acceptance_length - 1;
+      round.forced = std::min(static_cast<int32_t>(forced), static_cast<int32_t>(draft.size()));
+      forced -= round.forced;
+    }
+    if (draft.empty() && controller_is_on()) ++counts.speculation.plain_steps;
+    while (true) {
+      const auto accepted_before = round.done.accepted;
+      if (!(kept ? choose_kept(s, row, round) : choose(s, std::span(logits).subspan(row * static_cast<size_t>(model.vocab_size()), static_cast<size_t>(model.vocab_size())), round))) return;
+      if (round.done.accepted == accepted_before) break;
+      scheduler.advance(s, 1);
+      ++row;
+    }
+    finish_round(s, round.done);
+    going.push_back({&s, static_cast<int32_t>(row)});
+  }
+
+  void finish_round(Sequence& s, DraftRound round) {
+    if (round.drafted == 0) return;
+    counts.speculation.add(round);
+    log_speculation.add(round);
+    s.rounds.push_back(round);
+    controller.observe(round, s.draft_rate);
+  }
+
+  // Guesses for the sequences that go on, as many as the controller finds worth their time and as can still be emitted.
+  void draft() {
+    std::vector<double> rates;
+    for (const Going& g : going) rates.push_back(g.sequence->draft_rate);
+    const int32_t drafts = controller.choose(rates);
+    counts.num_drafts = drafts;
+    std::vector<DraftRow> rows;
+    std::vector<std::pair<Sequence*, int32_t>> wanted;
+    int32_t most = 0;
+    for (const Going& g : going) {
+      const Sequence& s = *g.sequence;
+      const int32_t left = std::min(s.request().max_tokens - s.num_output(), scheduler.max_sequence_tokens() - static_cast<int32_t>(s.tokens.size()));
+      const int32_t useful = std::min(drafts, left - 1);
+      if (useful <= 0) continue;
+      wanted.emplace_back(g.sequence, useful);
+      rows.push_back({.token = s.tokens.back(), .logit_row = g.logit_row, .num_computed = s.computed, .full_pages = s.full_pages, .sliding_pages = s.sliding_pages});
+      most = std::max(most, useful);
+    }
+    if (rows.empty()) return;
+    std::vector<int32_t> ids(rows.size() * static_cast<size_t>(most));
+    const double began = monotonic_seconds();
+    try {
+      options.drafter->draft(rows, most, ids.data());
+    } catch (const std::exception& error) {
+      log_error("a draft failed, speculation is off from here on: {}", error.what());
+      options.drafter = nullptr;
+      return;
+    }
+    controller.observe_drafting(static_cast<int32_t>(rows.size()), most, monotonic_seconds() - began);
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const auto begin = ids.begin() + static_cast<int64_t>(i) * most;
+      wanted[i].first->draft.assign(begin, begin + wanted[i].second);
     }
   }
 
@@ -233,10 +316,18 @@ struct Engine::Impl {
     if (s.prompt_scored + 1 == s.num_prompt() && !s.state->silent && s.request().on_prompt_logprobs) s.request().on_prompt_logprobs(std::move(s.prompt_scores));
   }
 
-  LogitEdits edits_of(const Sequence& s) const {
+  // A verify round: what was guessed and how much of it is accepted so far.
+  struct Round {
+    std::span<const int32_t> draft;
+    int32_t forced;  // drafts to accept whatever the model says; -1: the model decides
+    DraftRound done;
+  };
+
+  // For the row after `ahead` drafts, which `output` counts.
+  LogitEdits edits_of(const Sequence& s, const OutputCounts& output, int32_t ahead) const {
     const Request& r = s.request();
-    const bool too_early = s.num_output() < r.min_tokens;
-    return {.params = &r.sampling, .output = &s.output, .masked = too_early ? std::span<const int32_t>(r.stop_ids) : std::span<const int32_t>(), .suppressed = options.suppress_tokens,
+    const bool too_early = s.num_output() + ahead < r.min_tokens;
+    return {.params = &r.sampling, .output = &output, .masked = too_early ? std::span<const int32_t>(r.stop_ids) : std::span<const int32_t>(), .suppressed = options.suppress_tokens,
             .allowed = nullptr};
   }
 
@@ -247,13 +338,18 @@ struct Engine::Impl {
     int32_t count = 1;
     for (const PlannedRows& p : plan) {
       const Sequence& s = *p.sequence;
-      if (s.computed + p.num_rows != static_cast<int32_t>(s.tokens.size())) continue;
+      if (s.computed + p.num_rows < static_cast<int32_t>(s.tokens.size())) continue;
       const Request& r = s.request();
       const int32_t wanted = candidates_wanted(r.sampling, r.top_logprobs);
       count = std::max(count, wanted);
-      // A row that is read whole is edited on the host.
-      if (wanted > 0) append_edits(edits_of(s), static_cast<int32_t>(temperatures.size()), model.vocab_size(), edits);
-      temperatures.push_back(r.sampling.temperature < 1e-6f ? 1.0f : r.sampling.temperature);
+      OutputCounts with_drafts;
+      if (!s.draft.empty()) with_drafts = s.output;
+      for (size_t j = 0; j <= s.draft.size(); ++j) {
+        if (j > 0) ++with_drafts[s.draft[j - 1]];
+        // A row that is read whole is edited on the host.
+        if (wanted > 0) append_edits(edits_of(s, s.draft.empty() ? s.output : with_drafts, static_cast<int32_t>(j)), static_cast<int32_t>(temperatures.size()), model.vocab_size(), edits);
+        temperatures.push_back(r.sampling.temperature < 1e-6f ? 1.0f : r.sampling.temperature);
+      }
     }
     if (temperatures.empty()) return;
     ranked.resize(temperatures.size() * kMaxCandidates);
@@ -262,27 +358,33 @@ struct Engine::Impl {
     model.candidates(edits, temperatures, num_ranked, ranked.data(), summaries.data());
   }
 
-  void choose_kept(Sequence& s, size_t row) {
+  // These return whether the sequence goes on.
+  bool choose_kept(Sequence& s, size_t row, Round& round) {
     const Request& r = s.request();
     if (candidates_wanted(r.sampling, r.top_logprobs) == 0) {
       model.read_logits(static_cast<int32_t>(row), logits.data());
-      choose(s, std::span(logits).first(static_cast<size_t>(model.vocab_size())));
-      return;
+      return choose(s, std::span(logits).first(static_cast<size_t>(model.vocab_size())), round);
     }
-    accept(s, sampler.sample(std::span<const Candidate>(ranked).subspan(row * kMaxCandidates, static_cast<size_t>(num_ranked)), summaries[row], r.sampling, s.choice, s.num_output(), r.top_logprobs));
+    return accept(s, sampler.sample(std::span<const Candidate>(ranked).subspan(row * kMaxCandidates, static_cast<size_t>(num_ranked)), summaries[row], r.sampling, s.choice, s.num_output(), r.top_logprobs),
+                  round);
   }
 
-  void choose(Sequence& s, std::span<float> row) {
+  bool choose(Sequence& s, std::span<float> row, Round& round) {
     const Request& r = s.request();
-    edit_logits(row, edits_of(s));
-    accept(s, sampler.sample(row, r.sampling, s.choice, s.num_output(), r.top_logprobs));
+    edit_logits(row, edits_of(s, s.output, 0));
+    return accept(s, sampler.sample(row, r.sampling, s.choice, s.num_output(), r.top_logprobs), round);
   }
 
-  void accept(Sequence& s, std::optional<Sampled> sampled) {
+  bool accept(Sequence& s, std::optional<Sampled> sampled, Round& round) {
     const Request& r = s.request();
     if (!sampled) {
       end_with_error(s, Error(ErrorCode::internal, "the model gave no possible next token"));
-      return;
+      return false;
+    }
+    if (const auto next = static_cast<size_t>(round.done.accepted); next < round.draft.size()) {
+      const bool take = round.forced < 0 ? sampled->id == round.draft[next] : static_cast<int32_t>(next) < round.forced;
+      if (take) sampled->id = round.draft[next];
+      round.done.accepted = static_cast<int16_t>(round.done.accepted + take);
     }
     if (s.num_output() == 0 && s.choice == 0) counts.cached_tokens += s.cached_tokens;
     ++counts.generated_tokens;
@@ -295,9 +397,12 @@ struct Engine::Impl {
                      .finish = stop ? FinishReason::stop_token : full ? FinishReason::length : FinishReason::none, .error = {}, .cached_tokens = s.cached_tokens};
     if (event.finish == FinishReason::none) {
       emit(s, std::move(event));
-    } else {
-      end(s, std::move(event), /*keep_prefix=*/true);
+      return true;
     }
+    finish_round(s, round.done);
+    event.rounds = std::move(s.rounds);
+    end(s, std::move(event), /*keep_prefix=*/true);
+    return false;
   }
 
   void fill_usage(EngineStats& stats) const {
@@ -324,7 +429,7 @@ struct Engine::Impl {
     fill_usage(counts);
     int32_t sequences = 0, tokens = 0, cached = 0;
     for (const PlannedRows& p : plan) {
-      if (p.sequence->remaining() == 1 && p.num_rows == 1 && p.sequence->num_output() > 0) continue;
+      if (p.sequence->remaining() == 1 && p.sequence->num_output() > 0) continue;
       ++sequences;
       tokens += p.num_rows;
       if (p.sequence->computed == p.sequence->cached_tokens) cached += p.sequence->cached_tokens;
@@ -342,6 +447,11 @@ struct Engine::Impl {
       log_info("Decode batch, #running-req: {}, #full token: {}, full token usage: {:.2f}, #swa token: {}, swa token usage: {:.2f}, cuda graph: False, "
                "gen throughput (token/s): {:.2f}, #queue-req: {}",
                counts.running, counts.full_pages_used * page_tokens, full_usage, counts.sliding_pages_used * page_tokens, sliding_usage, counts.generation_throughput, counts.queued);
+      if (controller_is_on()) {
+        log_info("Speculation, accept len: {:.2f}, accept rate: {:.2f}, rounds: {}, drafts per round: {}", log_speculation.acceptance_length(), log_speculation.acceptance_rate(),
+                 log_speculation.rounds, controller.current());
+        log_speculation = {};
+      }
       log_steps = 0;
       log_tokens = 0;
       log_since = now;

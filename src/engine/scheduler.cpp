@@ -77,6 +77,7 @@ bool Scheduler::ensure_pages_or_preempt(Sequence& sequence, int32_t num_tokens) 
 void Scheduler::preempt(SequenceList::iterator victim) {
   release_pages(**victim, /*keep_prefix=*/true);
   (*victim)->computed = 0;
+  (*victim)->draft.clear();
   ++num_retracted_;
   const auto place = std::find_if(waiting_.begin(), waiting_.end(), [&](const SequencePtr& other) { return other->order > (*victim)->order; });
   waiting_.splice(place, running_, victim);
@@ -95,7 +96,7 @@ void Scheduler::release_pages(Sequence& sequence, bool keep_prefix) {
 }
 
 void Scheduler::release_behind_window(Sequence& sequence) {
-  const int32_t first_visible = std::max(0, sequence.computed - kv_.sliding_window + 1) / kv_.page_tokens;
+  const int32_t first_visible = std::max(0, sequence.computed - kv_.sliding_window + (options_.drafts ? 0 : 1)) / kv_.page_tokens;
   for (int32_t page = first_visible - 1; page >= 0; --page) {
     int32_t& held = sequence.sliding_pages[static_cast<size_t>(page)];
     if (held == PrefixCache::kNoPage) return;  // all before it are gone already
@@ -122,16 +123,24 @@ int32_t Scheduler::chunk_of(const Sequence& sequence, int32_t prefill_left, int3
   return rows;
 }
 
+// Drafts are worth free pages, not somebody else's.
+void Scheduler::trim_draft(Sequence& sequence, int32_t most) {
+  sequence.draft.resize(std::min(sequence.draft.size(), static_cast<size_t>(std::max(most, 0))));
+  while (!sequence.draft.empty() && !ensure_pages(sequence, sequence.computed + 1 + static_cast<int32_t>(sequence.draft.size()))) sequence.draft.pop_back();
+}
+
 std::vector<PlannedRows> Scheduler::plan() {
   std::vector<PlannedRows> plan;
   int32_t rows_left = options_.max_rows, prefill_left = options_.prefill_tokens;
   // Decode rows first. Preemption takes from the end of the list, so nobody planned already can lose its pages to a later one.
+  auto decoders_left = static_cast<int32_t>(std::count_if(running_.begin(), running_.end(), [](const SequencePtr& s) { return s->remaining() == 1; }));
   const auto plan_running = [&](bool decoding) {
     for (auto at = running_.begin(); at != running_.end() && rows_left > 0;) {
       Sequence& sequence = **at;
       ++at;
       if ((sequence.remaining() == 1) != decoding) continue;
-      const int32_t rows = decoding ? 1 : chunk_of(sequence, prefill_left, rows_left);
+      if (decoding) trim_draft(sequence, rows_left - decoders_left--);
+      const int32_t rows = decoding ? 1 + static_cast<int32_t>(sequence.draft.size()) : chunk_of(sequence, prefill_left, rows_left);
       if (rows <= 0) continue;
       const auto size_before = running_.size();
       const bool kept = ensure_pages_or_preempt(sequence, sequence.computed + rows);

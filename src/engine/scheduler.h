@@ -1,6 +1,6 @@
 // Who computes what in the next step, and in which pages.
 //
-// A sequence has tokens, and a number of them that are computed. What remains is its work: one row when it is decoding, more when its prompt (or, after a
+// A sequence has tokens, and a number of them that are computed. What remains is its work: one row when it is decoding (and one for each draft that follows), more when its prompt (or, after a
 // preemption, prompt and output so far) is still to be computed. A step takes one row of every decoding sequence first, then prefill chunks up to a budget.
 // When pages run out, cached prefixes go first; then the sequence that came last gives its pages back and waits, to be computed again later with the same
 // outcome. Not thread-safe: the engine's thread owns it.
@@ -36,6 +36,9 @@ struct Sequence {
   int32_t prompt_scored = 0;            // prompt positions whose logprobs are known
   std::vector<TokenEvent> prompt_scores;
   OutputCounts output;
+  std::vector<int32_t> draft;           // guesses that follow `tokens`, to be checked by the next step
+  double draft_rate = DraftController::kFirstRate;
+  std::vector<DraftRound> rounds;
   uint64_t order = 0;                   // of arrival
   std::vector<int32_t> full_pages, sliding_pages;
 
@@ -52,6 +55,7 @@ struct SchedulerOptions {
   int32_t max_rows = 512;        // of one step
   bool prefix_cache = true;
   std::string policy = "fcfs";
+  bool drafts = false;           // sequences may carry drafts: sliding pages stay one position longer, for the next draft's query
 };
 
 struct PlannedRows {
@@ -99,6 +103,7 @@ class Scheduler {
   bool admit_next(std::vector<PlannedRows>& plan, int32_t& prefill_left, int32_t& rows_left);
   void order_waiting();
   int32_t chunk_of(const Sequence& sequence, int32_t prefill_left, int32_t rows_left) const;
+  void trim_draft(Sequence& sequence, int32_t most);
 
   KvGeometry kv_;
   SchedulerOptions options_;

@@ -1,0 +1,366 @@
+// Speculation's promise: the same tokens and the same bits as without, whatever is guessed; and guesses as good as the reference's.
+#include "engine/speculation.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/file_io.h"
+#include "base/test_paths.h"
+#include "engine/engine_test_kit.h"
+#include "engine/sampler.h"
+#include "model/assistant.h"
+
+namespace nibble {
+namespace {
+using nlohmann::json;
+
+TEST(Speculation, EveryReplyIsTheSameBitsUnderPressureWithAnyGuesses) {
+  constexpr int kRequests = 40;
+  constexpr int32_t kWindow = 48;
+  PageHashModel roomy(512, 512, kWindow);
+  std::vector<std::vector<int32_t>> prompts;
+  std::vector<Reply> want;
+  for (int i = 0; i < kRequests; ++i) {
+    prompts.push_back(prompt_of(static_cast<uint32_t>(i + 1), 5 + i * 7 % 150, 64));
+    want.push_back(alone(roomy, prompts.back(), 40, static_cast<uint64_t>(i)));
+  }
+  struct Variant {
+    int32_t full_pages, sliding_pages, rows, drafts;
+    uint32_t wrong_one_in;
+    bool adaptive, cache;
+  };
+  for (const Variant& v : {Variant{512, 512, 400, 5, 4, false, true}, Variant{512, 512, 64, 7, 9, false, false}, Variant{512, 512, 400, 5, 1, false, true}, Variant{512, 512, 400, 5, 3, true, true},
+                           Variant{26, 26, 64, 5, 4, false, true}, Variant{26, 14, 64, 3, 4, false, false}, Variant{60, 20, 48, 7, 6, true, true}}) {
+    PageHashModel model(v.full_pages, v.sliding_pages, kWindow, v.rows);
+    KnowingDrafter drafter(model, v.wrong_one_in);
+    for (int i = 0; i < kRequests; ++i) {
+      std::vector<int32_t> whole = prompts[static_cast<size_t>(i)];
+      whole.insert(whole.end(), want[static_cast<size_t>(i)].ids.begin(), want[static_cast<size_t>(i)].ids.end());
+      drafter.learn(std::move(whole));
+    }
+    EngineOptions options;
+    options.chunked_prefill_tokens = 32;
+    options.prefix_cache = v.cache;
+    options.drafter = &drafter;
+    options.speculation = {.max_drafts = v.drafts, .adaptive = v.adaptive};
+    Engine engine(model, options);
+    SpeculationCounts recounted;
+    for (int round = 0; round < 2; ++round) {
+      Collector collector;
+      for (int i = 0; i < kRequests; ++i) ASSERT_TRUE(engine.submit(collector.request(std::to_string(i), prompts[static_cast<size_t>(i)], 40, static_cast<uint64_t>(i))).has_value());
+      ASSERT_TRUE(collector.wait_for(kRequests));
+      for (int i = 0; i < kRequests; ++i) {
+        ASSERT_EQ(collector.reply(std::to_string(i)), want[static_cast<size_t>(i)]) << "request " << i << ", pages " << v.full_pages << ", round " << round;
+        for (const DraftRound& r : collector.rounds(std::to_string(i))) recounted.add(r);
+      }
+    }
+    expect_no_leak(engine);
+    const SpeculationCounts counts = engine.stats().speculation;
+    EXPECT_EQ(counts.rounds, recounted.rounds);
+    EXPECT_EQ(counts.drafted, recounted.drafted);
+    EXPECT_EQ(counts.accepted, recounted.accepted);
+    EXPECT_EQ(counts.histogram, recounted.histogram);
+    if (!v.adaptive) EXPECT_GT(counts.rounds, 0);
+    if (v.wrong_one_in == 1) EXPECT_EQ(counts.accepted, 0);
+    if (v.full_pages == 512 && v.wrong_one_in == 4) EXPECT_GT(counts.acceptance_length(), 2.0);
+    if (v.full_pages == 26) EXPECT_GT(engine.stats().retracted, 0);
+  }
+}
+
+TEST(Speculation, CancelledRequestsAndChoicesReturnEveryPage) {
+  PageHashModel model(64, 48, 40, 96);
+  KnowingDrafter drafter(model, 3);
+  EngineOptions options;
+  options.max_running_requests = 16;
+  options.chunked_prefill_tokens = 24;
+  options.drafter = &drafter;
+  options.speculation = {.max_drafts = 5, .adaptive = false};
+  Engine engine(model, options);
+  Collector collector;
+  std::mt19937 random(7);
+  for (int i = 0; i < 200; ++i) {
+    auto request = collector.request(std::to_string(i), prompt_of(random() % 20, 1 + static_cast<int32_t>(random() % 100), 48), 1 + static_cast<int32_t>(random() % 40), random());
+    request->num_choices = random() % 5 == 0 ? 3 : 1;
+    ASSERT_TRUE(engine.submit(std::move(request)).has_value());
+    if (random() % 2) engine.cancel(std::to_string(random() % static_cast<unsigned>(i + 1)));
+    if (random() % 8 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_TRUE(engine.drain(60));
+  expect_no_leak(engine);
+}
+
+// goldens/mtp on the real graph.
+struct Pair {
+  ModelConfig config = parse_model_config(read_config_json(test_data("mtp/target")), "target");
+  AssistantConfig assistant_config = parse_assistant_config(read_config_json(test_data("mtp/assistant")), "assistant");
+  ModelWeights weights = ModelWeights::load(test_data("mtp/target"), config, {});
+  AssistantWeights assistant_weights = AssistantWeights::load(test_data("mtp/assistant"), assistant_config);
+  std::unique_ptr<Backend> backend = make_cpu_backend({.num_threads = 2});
+  Gemma4Model target;
+  Assistant assistant;
+
+  explicit Pair(DType activations = DType::f32, DType kv = DType::f32, int32_t pages = 256)
+      : target(config, weights, {.activations = activations, .kv_cache = kv, .num_full_pages = pages, .num_sliding_pages = pages, .max_rows = 512}, *backend),
+        assistant(assistant_config, assistant_weights, target, *backend, 7) {}
+
+  EngineOptions options(int32_t drafts, bool cache = true) {
+    EngineOptions o;
+    o.prefix_cache = cache;
+    if (drafts > 0) o.drafter = &assistant;
+    o.speculation = {.max_drafts = drafts, .adaptive = false};
+    return o;
+  }
+};
+
+json goldens() { return json::parse(read_file(test_data("mtp/goldens.json"))); }
+using Ids = std::vector<int32_t>;
+
+void greedy(Request& request) { request.sampling.temperature = 0; }
+
+// The reference drafts k tokens also where fewer can be emitted; the engine does not.
+void expect_rounds(const std::vector<DraftRound>& got, const json& want, const std::string& where) {
+  ASSERT_LE(got.size(), want.size()) << where;
+  ASSERT_GE(got.size() + 1, want.size()) << where;  // a last token needs no draft
+  int emitted = 1;
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i].drafted, std::min(5, 48 - emitted - 1)) << where << ", round " << i;
+    emitted += want[i]["kept"].get<int>();
+    EXPECT_EQ(got[i].accepted, std::min(want[i]["accepted"].get<int>(), int{got[i].drafted})) << where << ", round " << i;
+  }
+}
+
+TEST(MtpGoldens, GenerationsAreTheReferencesRoundByRoundAloneAndTogether) {
+  const json all = goldens();
+  for (const bool together : {false, true}) {
+    for (const bool cache : {true, false}) {
+      Pair pair;
+      Engine engine(pair.target, pair.options(5, cache));
+      Collector collector;
+      int count = 0;
+      for (const int repeat : {0, 1}) {  // the second time from a warm cache
+        for (size_t i = 0; i < all["generation"].size(); ++i) {
+          auto request = collector.request(fmt::format("{}.{}", repeat, i), all["generation"][i]["prompt"].get<Ids>(), 48, 1);
+          greedy(*request);
+          ASSERT_TRUE(engine.submit(std::move(request)).has_value());
+          ++count;
+          if (!together) ASSERT_TRUE(collector.wait_for(count));
+        }
+      }
+      ASSERT_TRUE(collector.wait_for(count));
+      for (const int repeat : {0, 1}) {
+        for (size_t i = 0; i < all["generation"].size(); ++i) {
+          const json& g = all["generation"][i];
+          const std::string id = fmt::format("{}.{}", repeat, i);
+          EXPECT_EQ(collector.reply(id).ids, g["plain_greedy"].get<Ids>()) << id;
+          expect_rounds(collector.rounds(id), g["speculative"]["rounds"], id);
+        }
+      }
+      expect_no_leak(engine);
+    }
+  }
+}
+
+TEST(MtpGoldens, AnyNumberOfDraftsGivesTheSameTextAndTheReferencesNumberOfRounds) {
+  const json all = goldens();
+  for (const int k : {1, 2, 3, 7}) {
+    Pair pair;
+    Engine engine(pair.target, pair.options(k));
+    Collector collector;
+    for (size_t i = 0; i < all["generation"].size(); ++i) {
+      auto request = collector.request(std::to_string(i), all["generation"][i]["prompt"].get<Ids>(), 48, 1);
+      greedy(*request);
+      ASSERT_TRUE(engine.submit(std::move(request)).has_value());
+    }
+    ASSERT_TRUE(collector.wait_for(static_cast<int>(all["generation"].size())));
+    for (size_t i = 0; i < all["generation"].size(); ++i) {
+      EXPECT_EQ(collector.reply(std::to_string(i)).ids, all["generation"][i]["plain_greedy"].get<Ids>());
+      const auto rounds = static_cast<int>(collector.rounds(std::to_string(i)).size()), want = all["generation"][i]["other_k"][std::to_string(k)]["n_rounds"].get<int>();
+      EXPECT_TRUE(rounds == want || rounds + 1 == want) << rounds << " rounds, the reference has " << want;
+    }
+  }
+}
+
+TEST(MtpGoldens, AnFp8CacheGivesTheReferencesTextAndRounds) {
+  Pair pair(DType::f32, DType::e4m3);
+  const json cases = goldens()["generation_fp8_kv"];
+  Engine engine(pair.target, pair.options(5));
+  Collector collector;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    auto request = collector.request(std::to_string(i), cases[i]["prompt"].get<Ids>(), 48, 1);
+    greedy(*request);
+    ASSERT_TRUE(engine.submit(std::move(request)).has_value());
+  }
+  ASSERT_TRUE(collector.wait_for(static_cast<int>(cases.size())));
+  for (size_t i = 0; i < cases.size(); ++i) {
+    EXPECT_EQ(collector.reply(std::to_string(i)).ids, cases[i]["plain_greedy"].get<Ids>());
+    expect_rounds(collector.rounds(std::to_string(i)), cases[i]["speculative"]["rounds"], std::to_string(i));
+  }
+}
+
+TEST(MtpGoldens, StopTokensAndLimitsInsideARunCutWhereOneAtATimeWould) {
+  Pair pair;
+  Engine engine(pair.target, pair.options(5));
+  Collector collector;
+  int count = 0;
+  const json all = goldens();
+  for (const json& c : all["stop_cases"]) {
+    const bool stops = c["kind"] == "stop_token";
+    const std::string id = std::to_string(count++);
+    auto request = collector.request(id, c["prompt"].get<Ids>(), stops ? 48 : c["max_tokens"].get<int32_t>(), 1);
+    greedy(*request);
+    if (stops) request->stop_ids = {c["stop_token_id"].get<int32_t>()};
+    ASSERT_TRUE(engine.submit(std::move(request)).has_value());
+    ASSERT_TRUE(collector.wait_for(count));
+    EXPECT_EQ(collector.reply(id).ids, c[stops ? "output_with_stop_token" : "output"].get<Ids>()) << c["kind"];
+    EXPECT_EQ(collector.reply(id).finish, stops ? FinishReason::stop_token : FinishReason::length);
+  }
+  EXPECT_EQ(count, 15);
+  expect_no_leak(engine);
+}
+
+TEST(MtpGoldens, LogprobsOfVerifiedTokensAreTheReferences) {
+  Pair pair;
+  const json golden = goldens()["logprobs"];
+  Engine engine(pair.target, pair.options(5));
+  Collector collector;
+  auto request = collector.request("r", golden["prompt"].get<Ids>(), static_cast<int32_t>(golden["tokens"].size()), 1);
+  request->sampling.temperature = 1;
+  request->sampling.top_k = 1;
+  ASSERT_TRUE(engine.submit(std::move(request)).has_value());
+  ASSERT_TRUE(collector.wait_for(1));
+  const Reply reply = collector.reply("r");
+  for (size_t i = 0; i < golden["tokens"].size(); ++i) {
+    EXPECT_EQ(reply.ids[i], golden["tokens"][i]["token"].get<int32_t>());
+    EXPECT_NEAR(reply.logprobs[i], golden["tokens"][i]["logprob"].get<float>(), 1e-3f);
+  }
+}
+
+// Bits, not only ids: every logprob must be equal, in the precision that serves.
+TEST(Speculation, SampledAndPenalizedRepliesAreTheSameBitsAsWithout) {
+  const json all = goldens();
+  for (const DType kv : {DType::bf16, DType::e4m3}) {
+    std::map<std::string, Reply> want;
+    for (const int drafts : {0, 1, 5}) {
+      Pair pair(DType::bf16, kv);
+      Engine engine(pair.target, pair.options(drafts));
+      Collector collector;
+      int count = 0;
+      for (size_t i = 0; i < all["generation"].size(); ++i) {
+        for (int kind = 0; kind < 6; ++kind) {
+          const std::string id = fmt::format("{}.{}", i, kind);
+          auto request = collector.request(id, all["generation"][i]["prompt"].get<Ids>(), 40, 100 * i + static_cast<uint64_t>(kind));
+          SamplingParams& s = request->sampling;
+          if (kind == 0) s.temperature = 0;
+          if (kind == 1) s.top_p = 0.95f, s.top_k = 64;
+          if (kind == 2) s.min_p = 0.05f, s.temperature = 0.7f;
+          if (kind == 3) s.temperature = 0, s.repetition_penalty = 1.3f, s.frequency_penalty = 0.7f;
+          if (kind == 4) s.presence_penalty = 1.0f, s.frequency_penalty = 0.3f, request->num_choices = 2;
+          if (kind == 5) s.logit_bias = {{289, -2.0f}, {14, 1.5f}}, request->min_tokens = 20, request->stop_ids = {289, 14, 42};
+          count += request->num_choices;
+          ASSERT_TRUE(engine.submit(std::move(request)).has_value());
+        }
+      }
+      ASSERT_TRUE(collector.wait_for(count));
+      for (size_t i = 0; i < all["generation"].size(); ++i) {
+        for (int kind = 0; kind < 6; ++kind) {
+          for (int choice = 0; choice < (kind == 4 ? 2 : 1); ++choice) {
+            const Reply got = collector.reply(fmt::format("{}.{}", i, kind), choice);
+            Reply& first = want[fmt::format("{}.{}.{}", i, kind, choice)];
+            if (drafts == 0) first = got;
+            ASSERT_EQ(got, first) << "prompt " << i << ", kind " << kind << ", choice " << choice << ", drafts " << drafts;
+          }
+        }
+      }
+      if (drafts == 5) EXPECT_GT(engine.stats().speculation.acceptance_length(), 1.5);
+      expect_no_leak(engine);
+    }
+  }
+}
+
+// What is drawn under speculation has the target's distribution: the second token after the likeliest first, against its exact probabilities.
+TEST(Speculation, SampledTokensFollowTheTargetsDistribution) {
+  Pair pair(DType::bf16, DType::bf16);
+  const auto prompt = goldens()["generation"][3]["prompt"].get<Ids>();
+  SamplingParams params;
+  params.temperature = 2.5f;
+  params.top_k = 12;
+  params.top_p = 0.97f;
+  Engine engine(pair.target, pair.options(5));
+  Collector collector;
+  constexpr int kRequests = 2000;
+  for (int i = 0; i < kRequests; ++i) {
+    auto request = collector.request(std::to_string(i), prompt, 4, static_cast<uint64_t>(i));
+    request->sampling = params;
+    request->sampling.seed = static_cast<uint64_t>(i);
+    ASSERT_TRUE(engine.submit(std::move(request)).has_value());
+  }
+  ASSERT_TRUE(collector.wait_for(kRequests));
+  std::map<int32_t, std::map<int32_t, int>> seen;
+  std::map<int32_t, int> firsts;
+  for (int i = 0; i < kRequests; ++i) {
+    const Ids ids = collector.reply(std::to_string(i)).ids;
+    ++firsts[ids[0]];
+    ++seen[ids[0]][ids[1]];
+  }
+  ASSERT_GT(engine.stats().speculation.accepted, 100);
+  const int32_t first = std::max_element(firsts.begin(), firsts.end(), [](const auto& a, const auto& b) { return a.second < b.second; })->first;
+  Pair exact(DType::bf16, DType::bf16);
+  Ids context = prompt, pages(16);
+  context.push_back(first);
+  for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<int32_t>(i);
+  const SequenceSlice slice{0, static_cast<int32_t>(context.size()), 0, pages, pages};
+  const Ids rows{static_cast<int32_t>(context.size()) - 1};
+  std::vector<float> logits(512);
+  exact.target.forward({context, {&slice, 1}, rows}, logits.data());
+  Sampler sampler;
+  double chi_square = 0;
+  int degrees = -1, total = 0;
+  for (const auto& [id, p] : sampler.kept(logits, params)) {
+    const double expected = p * firsts[first];
+    chi_square += (seen[first][id] - expected) * (seen[first][id] - expected) / expected;
+    total += seen[first][id];
+    ++degrees;
+  }
+  EXPECT_EQ(total, firsts[first]) << "a token outside the kept set was drawn";
+  EXPECT_GE(degrees, 3);
+  EXPECT_LT(chi_square, degrees + 4 * std::sqrt(2.0 * degrees));  // four standard deviations above its mean
+}
+
+TEST(DraftController, DraftsWhereItPaysAndNotWhereItDoesNot) {
+  struct World {
+    double acceptance, row_cost, draft_cost;
+    int32_t low, high;  // wanted drafts
+  };
+  for (const World& w : {World{0.9, 0.01, 0.05, 4, 7}, World{0.02, 0.3, 0.1, 0, 0}, World{0.8, 1.0, 0.1, 0, 1}, World{0.5, 0.02, 0.15, 1, 3}}) {
+    DraftController controller({.max_drafts = 7, .adaptive = true});
+    double rate = DraftController::kFirstRate, time = 0, tokens = 0;
+    std::mt19937 random(3);
+    std::uniform_real_distribution<double> uniform(0, 1);
+    std::map<int32_t, int> used;
+    for (int round = 0; round < 4000; ++round) {
+      const int32_t k = controller.current();
+      int32_t accepted = 0;
+      while (accepted < k && uniform(random) < w.acceptance) ++accepted;
+      const double step = 1.0 + w.row_cost * k, drafting = w.draft_cost * k;
+      if (k > 0) {
+        controller.observe({static_cast<int16_t>(k), static_cast<int16_t>(accepted)}, rate);
+        controller.observe_drafting(1, k, drafting);
+      }
+      controller.observe_step(1 + k, step);
+      if (round >= 1000) {
+        time += step + drafting;
+        tokens += 1 + accepted;
+        ++used[k];
+      }
+      controller.choose({&rate, 1});
+    }
+    const int32_t mode = std::max_element(used.begin(), used.end(), [](const auto& a, const auto& b) { return a.second < b.second; })->first;
+    EXPECT_GE(mode, w.low) << w.acceptance;
+    EXPECT_LE(mode, w.high) << w.acceptance;
+    EXPECT_GT(tokens / time, 0.98) << "speculation lost time";
+  }
+}
+}  // namespace
+}  // namespace nibble
