@@ -95,8 +95,8 @@ def write_sets(folder):
                 f.write(json.dumps(row) + "\n")
 
 
-def greedy(model, renderer, samples, device, max_new=96, batch=256):
-    """Replies by plain recomputation: no cache, so nothing of the runtime is trusted."""
+def greedy(model, renderer, samples, device, max_new=96, batch=256, temperature=0.0):
+    """Replies by plain recomputation: no cache, so nothing of the runtime is trusted. Sampled when temperature > 0."""
     import torch
 
     stops = {106, 50, 1}
@@ -115,7 +115,8 @@ def greedy(model, renderer, samples, device, max_new=96, batch=256):
             ids = ids.to(device)
             with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
                 hidden = model(ids, torch.arange(length, device=device).expand_as(ids), torch.zeros_like(ids))
-                best = model.logits(hidden[torch.arange(len(order), device=device), ends]).argmax(-1).tolist()
+                logits = model.logits(hidden[torch.arange(len(order), device=device), ends])
+                best = (torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0] if temperature > 0 else logits.argmax(-1)).tolist()
             for k, i in enumerate(order):
                 if best[k] in stops:
                     alive.discard(i)

@@ -59,3 +59,13 @@ def test_answers_are_right():
 
 def test_one_in_ten_is_held_out():
     assert 0.07 < sum(held_out("x", i) for i in range(5000)) / 5000 < 0.13
+
+
+def test_the_assistant_s_trainer_runs_to_its_end(tmp_path):
+    pytest.importorskip("torch")
+    import subprocess
+
+    subprocess.run([sys.executable, "-m", "training.make_assistant", "--target", "models/demo", "--out", str(tmp_path), "--smoke", "--steps", "3"], cwd=REPO, check=True, timeout=300)
+    result = json.loads((tmp_path / "training.json").read_text())["acceptance_greedy_k5"]
+    assert 1 <= result["accept_length"] <= 6 and (tmp_path / "model.safetensors").exists()
+    assert json.loads((tmp_path / "config.json").read_text())["backbone_hidden_size"] == 256
