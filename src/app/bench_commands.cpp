@@ -7,6 +7,7 @@
 #include "app/bench_ops.h"
 #include "app/bench_report.h"
 #include "app/bench_serving.h"
+#include "app/bench_verify.h"
 #include "app/eval_command.h"
 #include "app/model_loader.h"
 
@@ -22,6 +23,16 @@ void add_model_detail_flags(CLI::App& app, ModelFlags& flags) {
   app.add_option("--kv-cache-dtype", flags.kv_cache_dtype, "auto, float32, bfloat16, fp8_e4m3")->capture_default_str();
   app.add_option("--activation-quant", flags.activation_quant, "auto, none, nvfp4")->capture_default_str();
   app.add_option("--json-model-override-args", flags.override_args, "JSON merged into config.json");
+}
+
+void add_speculative_flags(CLI::App& app, SpeculativeFlags& flags) {
+  app.add_option("--speculative-algorithm", flags.algorithm, "NEXTN, EAGLE, FROZEN_KV_MTP: draft with the model's MTP assistant");
+  app.add_option("--speculative-draft-model-path,--speculative-draft-model", flags.draft_model_path, "folder of the assistant");
+  app.add_option("--speculative-draft-model-quantization", flags.draft_quantization, "unquant");
+  app.add_option("--speculative-num-steps", flags.num_steps, "drafts a round (default: 5)");
+  app.add_option("--speculative-num-draft-tokens", flags.num_draft_tokens, "must be num-steps + 1 (default)");
+  app.add_option("--speculative-eagle-topk", flags.eagle_topk, "1 (default)");
+  app.add_option("--speculative-adaptive", flags.adaptive, "on: at most num-steps drafts, as measured time advises; off: always")->capture_default_str()->expected(0, 1)->default_str("on");
 }
 
 namespace {
@@ -79,6 +90,21 @@ void add_offline(CLI::App& bench, const std::string& command_line, std::function
   app->callback([flags, &action] { action = [flags] { return run_bench_offline(*flags); }; });
 }
 
+void add_verify(CLI::App& bench, std::function<int()>& action) {
+  auto flags = std::make_shared<BenchVerifyFlags>();
+  CLI::App* app = bench.add_subcommand("verify-spec", "greedy output with and without speculation, bit by bit; also spelled bench --verify-spec");
+  app->add_option("MODEL,--model-path,--model", flags->model.model_path, "model folder, id in the local Hugging Face cache, or demo")->capture_default_str();
+  add_model_detail_flags(*app, flags->model);
+  add_speculative_flags(*app, flags->model.speculative);
+  app->add_option("--prompts", flags->prompts, "JSONL of {question_id, category, messages} (default: the own 880 prompts; random ids without a tokenizer)");
+  app->add_option("--num-prompts", flags->num_prompts, "so many of them")->capture_default_str()->check(CLI::PositiveNumber);
+  app->add_option("--concurrency", flags->concurrency, "requests at once; a list runs each")->capture_default_str()->delimiter(',')->check(CLI::PositiveNumber);
+  app->add_option("--max-tokens", flags->max_tokens, "of a reply")->capture_default_str()->check(CLI::PositiveNumber);
+  app->add_option("--force-acceptance", flags->forced, "SYNTHETIC: accept so many tokens a round whatever is right; timing only, nothing is compared");
+  app->add_flag("--json", flags->json, "machine-readable");
+  app->callback([flags, &action] { action = [flags] { return run_bench_verify(*flags); }; });
+}
+
 void add_ops(CLI::App& bench, std::function<int()>& action) {
   auto flags = std::make_shared<BenchOpsFlags>();
   CLI::App* app = bench.add_subcommand("ops", "linear kernels in every weight format, in GB/s and GFLOP/s");
@@ -112,6 +138,7 @@ void add_bench_commands(CLI::App& bench, const std::string& command_line, std::f
   add_serving(bench, command_line, action);
   add_offline(bench, command_line, action);
   add_ops(bench, action);
+  add_verify(bench, action);
   add_reports(bench, action);
 }
 

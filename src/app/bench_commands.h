@@ -10,7 +10,10 @@ class App;
 
 namespace nibble {
 struct ModelFlags;
+struct SpeculativeFlags;
 
+// The --speculative-* flags, as serve takes them.
+void add_speculative_flags(CLI::App& app, SpeculativeFlags& flags);
 // What every command that loads a model takes, apart from the way to name it.
 void add_model_detail_flags(CLI::App& app, ModelFlags& flags);
 

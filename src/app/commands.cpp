@@ -63,7 +63,8 @@ int run_command(const std::vector<std::string>& args) {
   logits->add_option("--out", out_file, "the safetensors file to write")->required();
   logits->add_flag("--step-by-step", step_by_step, "one token at a time instead of one prefill");
   logits->add_option("--chunk", chunk, "prefill in chunks of so many tokens");
-  command("generate", "{\"ids\"|\"prompt\"|\"messages\", \"max_new_tokens\", sampling fields} to the reply", [&] { return inspect_generate(flags); });
+  CLI::App* generate = command("generate", "{\"ids\"|\"prompt\"|\"messages\", \"max_new_tokens\", sampling fields} to the reply", [&] { return inspect_generate(flags); });
+  add_speculative_flags(*generate, flags.speculative);
 
   ChatFlags chat_flags;
   CLI::App* chat = app.add_subcommand("chat", "a conversation in the terminal");
@@ -80,6 +81,8 @@ int run_command(const std::vector<std::string>& args) {
   add_eval_command(app, command_line, action);
 
   std::vector<std::string> reversed(args.rbegin(), args.rend());
+  // A spelling of other tools.
+  if (args.size() > 1 && args[0] == "bench" && args[1] == "--verify-spec") reversed[reversed.size() - 2] = "verify-spec";
   try {
     app.parse(reversed);
   } catch (const CLI::CallForHelp& help) {

@@ -171,17 +171,29 @@ int inspect_logits(const ModelFlags& flags, const std::string& out_file, bool st
   return code;
 }
 
-int inspect_generate(const ModelFlags& flags) {
+int inspect_generate(const ModelFlags& given) {
+  ModelFlags flags = given;
+  check_speculative_flags(flags.speculative);
   const auto loaded = load_model(flags);
   std::optional<Tokenizer> tokenizer;
   if (std::filesystem::exists(loaded->tokenizer_folder / "tokenizer.json")) tokenizer = Tokenizer::load(loaded->tokenizer_folder);
-  Engine engine(*loaded->model, {.suppress_tokens = loaded->generation.suppress_tokens, .decode_log_interval = 0});
+  // Lines with and without speculation: an engine each, and never both at work on the pages.
+  bool speculating = false;
+  auto engine = std::make_unique<Engine>(*loaded->model, EngineOptions{.suppress_tokens = loaded->generation.suppress_tokens, .decode_log_interval = 0});
   const auto need_tokenizer = [&]() -> const Tokenizer& {
     if (!tokenizer) raise(ErrorCode::invalid_argument, "{} has no tokenizer.json: give 'ids'", loaded->tokenizer_folder.string());
     return *tokenizer;
   };
   return for_each_line([&](const Json& in, int64_t number) -> Json {
-    if (in.value("speculative", false)) raise(ErrorCode::unsupported, "'speculative': not available in this build");
+    const bool speculative = in.value("speculative", false);
+    if (speculative && !loaded->assistant) raise(ErrorCode::invalid_argument, "'speculative': start with --speculative-algorithm NEXTN --speculative-draft-model-path DIR");
+    if (speculative != speculating) {
+      engine.reset();
+      EngineOptions options = loaded->engine_options({.decode_log_interval = 0});
+      if (!speculative) options.drafter = nullptr;
+      engine = std::make_unique<Engine>(*loaded->model, options);
+      speculating = speculative;
+    }
     auto request = std::make_unique<Request>();
     if (in.contains("messages")) {
       const ChatTemplate chat_template = value_or_raise(ChatTemplate::load({loaded->tokenizer_folder, {}, {}}));
@@ -211,21 +223,24 @@ int inspect_generate(const ModelFlags& flags) {
     std::mutex mutex;
     std::condition_variable done;
     std::vector<int32_t> ids;
+    Json rounds = Json::array();
     TokenEvent last;
     bool finished = false;
     request->on_token = [&](TokenEvent&& event) {
       const std::lock_guard lock(mutex);
       if (event.id >= 0) ids.push_back(event.id);
+      if (event.round.drafted > 0) rounds.push_back({{"drafted", event.round.drafted}, {"accepted", event.round.accepted}});
       if (event.finish == FinishReason::none) return;
       last = std::move(event);
       finished = true;
       done.notify_all();
     };
-    value_or_raise(engine.submit(std::move(request)));
+    value_or_raise(engine->submit(std::move(request)));
     std::unique_lock lock(mutex);
     done.wait(lock, [&] { return finished; });
     if (last.error) throw *last.error;
     Json out = {{"ids", ids}, {"text", tokenizer ? Json(tokenizer->decode(ids, true)) : Json(nullptr)}, {"finish_reason", last.finish == FinishReason::length ? "length" : "stop"}};
+    if (speculative) out["rounds"] = std::move(rounds);
     return out;
   });
 }

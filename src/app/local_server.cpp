@@ -24,9 +24,8 @@ ApiOptions api_options_of(const LoadedModel& loaded, const Tokenizer& tokenizer)
 LocalServer::LocalServer(const ModelFlags& flags, EngineOptions engine_options) : loaded_(load_model(flags)), tokenizer_(Tokenizer::load(loaded_->tokenizer_folder)) {
   auto chat_template = ChatTemplate::load({loaded_->tokenizer_folder, {}, {}});
   if (chat_template) template_ = std::move(*chat_template);
-  engine_options.suppress_tokens = loaded_->generation.suppress_tokens;
   engine_options.decode_log_interval = 0;
-  engine_ = std::make_unique<Engine>(*loaded_->model, std::move(engine_options));
+  engine_ = std::make_unique<Engine>(*loaded_->model, loaded_->engine_options(std::move(engine_options)));
   ApiOptions options = api_options_of(*loaded_, tokenizer_);
   options.served_names = {flags.model_path};
   options.model_path = flags.model_path;

@@ -17,6 +17,7 @@ constexpr const char* kHelp =
     "  nibble eval gsm8k         accuracy with error bars, paired tests; --task FILE for one's own\n"
     "  nibble bench serving      load test of a server, or of a model in this process\n"
     "  nibble bench offline      prefill and decode of the engine alone\n"
+    "  nibble bench verify-spec  output with and without speculation, bit by bit\n"
     "  nibble bench ops          kernels against the machine's own roof\n"
     "  nibble --version\n\n"
     "Each command explains itself with --help. MODEL is a folder in Hugging Face layout, an id in the\n"

@@ -44,8 +44,59 @@ std::unique_ptr<Backend> choose_backend(const ModelFlags& flags) {
   return make_cpu_backend({.num_threads = flags.threads});
 }
 
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
+
+void load_assistant(const ModelFlags& flags, LoadedModel& loaded) {
+  const SpeculativeFlags& s = flags.speculative;
+  const std::filesystem::path folder = find_model_folder({s.draft_model_path, {}, flags.download_dir});
+  const std::string text = read_config_json(folder), source = (folder / "config.json").string();
+  if (lower(s.algorithm) == "eagle3") {
+    raise(ErrorCode::unsupported, "--speculative-algorithm {}: {} is not an EAGLE3 draft{}", s.algorithm, folder.string(),
+          is_assistant_config(text, source) ? "; it is an MTP assistant, use NEXTN" : " that this program runs; use NEXTN with the model's MTP assistant");
+  }
+  if (s.num_draft_tokens != 0 && s.num_draft_tokens != s.num_steps + 1) {
+    log_warning("--speculative-num-draft-tokens {}: set to --speculative-num-steps + 1 = {}", s.num_draft_tokens, s.num_steps + 1);
+  }
+  loaded.assistant_config = parse_assistant_config(text, source);
+  check_assistant(loaded.assistant_config, loaded.config, source);
+  loaded.assistant_weights = flags.load_format == "dummy" ? AssistantWeights::dummy(loaded.assistant_config, flags.random_seed + 1) : AssistantWeights::load(folder, loaded.assistant_config);
+  loaded.speculation = {.max_drafts = static_cast<int32_t>(s.num_steps), .adaptive = s.adaptive != "off"};
+  loaded.assistant = std::make_unique<Assistant>(loaded.assistant_config, loaded.assistant_weights, *loaded.model, *loaded.backend, loaded.speculation.max_drafts);
+  log_info("speculation: {} is frozen-KV MTP; {} of {:.2f} M parameters, {} {} drafts a round", s.algorithm, folder.string(),
+           static_cast<double>(loaded.assistant_weights.decoder.parameter_count()) / 1e6, loaded.speculation.adaptive ? "0 to" : "always", loaded.speculation.max_drafts);
+}
+
 std::string_view kv_name(DType dtype) { return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "fp8_e4m3"; }
 }  // namespace
+
+void check_speculative_flags(SpeculativeFlags& s) {
+  if (s.algorithm.empty()) {
+    if (!s.draft_model_path.empty()) raise(ErrorCode::invalid_argument, "--speculative-draft-model-path {}: wants --speculative-algorithm NEXTN beside it", s.draft_model_path);
+    return;
+  }
+  const std::string name = lower(s.algorithm);
+  if (name != "nextn" && name != "eagle" && name != "frozen_kv_mtp" && name != "eagle3") {
+    raise(ErrorCode::unsupported, "--speculative-algorithm {}: wanted NEXTN, EAGLE or FROZEN_KV_MTP (all three mean the model's MTP assistant)", s.algorithm);
+  }
+  if (s.draft_model_path.empty()) raise(ErrorCode::invalid_argument, "--speculative-algorithm {}: wants --speculative-draft-model-path, the folder of the assistant", s.algorithm);
+  if (!s.draft_quantization.empty() && s.draft_quantization != "unquant") {
+    raise(ErrorCode::unsupported, "--speculative-draft-model-quantization {}: the assistant runs as it is stored; use unquant or leave it out", s.draft_quantization);
+  }
+  if (s.eagle_topk > 1) raise(ErrorCode::unsupported, "--speculative-eagle-topk {}: trees of drafts are not supported; use 1", s.eagle_topk);
+  if (s.num_steps == 0) s.num_steps = s.num_draft_tokens > 1 ? s.num_draft_tokens - 1 : 5;
+  if (s.num_steps < 1 || s.num_steps > kMaxDrafts) raise(ErrorCode::invalid_argument, "--speculative-num-steps {}: wanted 1 to {}", s.num_steps, kMaxDrafts);
+  if (s.adaptive != "on" && s.adaptive != "off") raise(ErrorCode::invalid_argument, "--speculative-adaptive {}: wanted on or off", s.adaptive);
+}
+
+EngineOptions LoadedModel::engine_options(EngineOptions options) const {
+  options.suppress_tokens = generation.suppress_tokens;
+  options.drafter = assistant.get();
+  options.speculation = speculation;
+  return options;
+}
 
 void check_model_flags(const ModelFlags& flags) {
   check_one_of("--device", flags.device, {"auto", "cpu", "cuda"}, "");
@@ -97,6 +148,7 @@ std::unique_ptr<LoadedModel> load_model(const ModelFlags& flags) {
   const int64_t pages = std::min((wanted + kPageTokens - 1) / kPageTokens, flags.max_total_tokens > 0 ? wanted : most);
   options.num_full_pages = options.num_sliding_pages = static_cast<int32_t>(std::max<int64_t>(pages, 4));
   loaded->model = std::make_unique<Gemma4Model>(loaded->config, loaded->weights, options, *loaded->backend);
+  if (!flags.speculative.algorithm.empty()) load_assistant(flags, *loaded);
   loaded->load_seconds = monotonic_seconds() - began;
   log_info("{}: {} of {:.2f} B parameters on {}; linear: {}; activations {}; KV cache {}, scale 1, {} tokens{}; loaded in {:.2f} s", loaded->folder.string(), name_of(loaded->quant.algo),
            static_cast<double>(loaded->weights.parameter_count()) / 1e9, loaded->backend->description(), loaded->model->kernels(),

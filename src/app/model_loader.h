@@ -9,10 +9,23 @@
 #include "formats/generation_config.h"
 #include "formats/model_config.h"
 #include "formats/quant_config.h"
+#include "engine/engine.h"
+#include "model/assistant.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
 
 namespace nibble {
+// The --speculative-* flags.
+struct SpeculativeFlags {
+  std::string algorithm;           // empty: none
+  std::string draft_model_path, draft_quantization;
+  int64_t num_steps = 0;           // drafts per round; 0: not given
+  int64_t num_draft_tokens = 0, eagle_topk = 0;
+  std::string adaptive = "on";     // on, off
+};
+// Checks what needs no file, and fills in the numbers. Raises invalid_argument or unsupported with one line.
+void check_speculative_flags(SpeculativeFlags& flags);
+
 struct ModelFlags {
   std::string model_path = "demo", revision, download_dir, tokenizer_path;
   std::string device = "auto", dtype = "auto", load_format = "auto", quantization, kv_cache_dtype = "auto", activation_quant = "auto";
@@ -22,6 +35,7 @@ struct ModelFlags {
   int32_t context_length = 0;     // 0: the config's
   int32_t max_rows = 512;
   uint64_t random_seed = 0;       // of dummy weights
+  SpeculativeFlags speculative;
 };
 
 // Checks the flags that need no file. Raises invalid_argument with one line.
@@ -38,6 +52,15 @@ struct LoadedModel {
   int32_t context_length = 0;
   DType kv_cache = DType::bf16;
   double load_seconds = 0;
+
+  // With --speculative-algorithm.
+  AssistantConfig assistant_config;
+  AssistantWeights assistant_weights;
+  std::unique_ptr<Assistant> assistant;
+  SpeculationOptions speculation;
+
+  // Engine options that follow from the model: the suppressed tokens and the assistant.
+  EngineOptions engine_options(EngineOptions options) const;
 };
 
 // Everything but the tokenizer. Logs one line that says what runs, with which kernels and which scales.

@@ -45,7 +45,18 @@ ModelFlags model_flags(const ServeFlags& flags) {
   out.threads = static_cast<int>(flags.integer("threads"));
   out.max_total_tokens = flags.integer("max-total-tokens");
   out.context_length = static_cast<int32_t>(flags.integer("context-length"));
+  SpeculativeFlags& s = out.speculative;
+  s.algorithm = flags.text("speculative-algorithm");
+  s.draft_model_path = flags.text("speculative-draft-model-path");
+  s.draft_quantization = flags.text("speculative-draft-model-quantization");
+  s.num_steps = flags.integer("speculative-num-steps");
+  s.num_draft_tokens = flags.integer("speculative-num-draft-tokens");
+  s.eagle_topk = flags.integer("speculative-eagle-topk");
+  s.adaptive = flags.text("speculative-adaptive");
+  check_speculative_flags(s);
   out.max_rows = static_cast<int32_t>(flags.integer("chunked-prefill-size") + flags.integer("max-running-requests"));
+  // Full rounds for so many sequences; of more, some draft less.
+  if (!s.algorithm.empty()) out.max_rows += static_cast<int32_t>(s.num_steps * std::min<int64_t>(flags.integer("max-running-requests"), 48));
   out.random_seed = static_cast<uint64_t>(flags.integer("random-seed"));
   return out;
 }
@@ -74,6 +85,7 @@ ApiOptions api_options(const ServeFlags& flags, const LoadedModel& loaded, const
   options.trust_special_tokens_in_text = flags.flag("trust-special-tokens-in-text");
   options.default_template_kwargs = flags.text("default-chat-template-kwargs");
   options.random_seed = seed;
+  options.round_metrics = flags.text("per-request-spec-decode-metrics");
   nlohmann::json info = nlohmann::json::object();
   for (const auto& [name, value] : flags.values) {
     std::string key = name;
@@ -130,10 +142,10 @@ int run(const ServeFlags& flags) {
 
   const uint64_t seed = flags.text("random-seed").empty() ? uint64_t{std::random_device{}()} << 32 | std::random_device{}() : static_cast<uint64_t>(flags.integer("random-seed"));
   log_info("random seed {}", seed);
-  Engine engine(*loaded->model, {.max_running_requests = static_cast<int32_t>(flags.integer("max-running-requests")), .max_queued_requests = static_cast<int32_t>(flags.integer("max-queued-requests")),
+  Engine engine(*loaded->model, loaded->engine_options({.max_running_requests = static_cast<int32_t>(flags.integer("max-running-requests")), .max_queued_requests = static_cast<int32_t>(flags.integer("max-queued-requests")),
                                  .chunked_prefill_tokens = static_cast<int32_t>(flags.integer("chunked-prefill-size")), .prefix_cache = !flags.flag("disable-radix-cache"),
-                                 .schedule_policy = flags.text("schedule-policy"), .suppress_tokens = loaded->generation.suppress_tokens,
-                                 .decode_log_interval = static_cast<int32_t>(flags.integer("decode-log-interval"))});
+                                 .schedule_policy = flags.text("schedule-policy"),
+                                 .decode_log_interval = static_cast<int32_t>(flags.integer("decode-log-interval"))}));
   Api api(api_options(flags, *loaded, tokenizer, seed), engine, tokenizer, chat_template ? &*chat_template : nullptr);
   if (!flags.flag("skip-server-warmup")) warm_up(engine, *loaded);
   api.set_ready(true);
@@ -168,6 +180,11 @@ int run_serve(std::span<const std::string> args) {
   if (flags.version) {
     std::printf("nibble %s\n", kVersion);
     return 0;
+  }
+  try {
+    model_flags(flags);
+  } catch (const Error& error) {
+    problems.push_back("error: " + error.message);
   }
   if (!problems.empty()) {
     for (const std::string& line : problems) std::fprintf(stderr, "%s\n", line.c_str());

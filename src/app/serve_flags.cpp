@@ -67,6 +67,14 @@ const Flag kFlags[] = {
     {"disable-radix-cache", Type::boolean, Fate::use, "false", "no reuse of prefixes"},
     {"random-seed", Type::integer, Fate::use, "", "base of the seeds of requests without one"},
     {"decode-log-interval", Type::integer, Fate::use, "40", "steps between two decode log lines"},
+    {"speculative-algorithm", Type::text, Fate::use, "", "NEXTN, EAGLE, FROZEN_KV_MTP: draft with the model's MTP assistant"},
+    {"speculative-draft-model-path", Type::text, Fate::use, "", "folder of the assistant"},
+    {"speculative-draft-model-quantization", Type::text, Fate::use, "", "unquant"},
+    {"speculative-num-steps", Type::integer, Fate::use, "", "drafts a round (default: 5)"},
+    {"speculative-num-draft-tokens", Type::integer, Fate::use, "", "must be num-steps + 1 (default)"},
+    {"speculative-eagle-topk", Type::integer, Fate::use, "", "1 (default)"},
+    {"speculative-adaptive", Type::text, Fate::use, "on", "on: at most num-steps drafts, as measured time advises; off: always"},
+    {"per-request-spec-decode-metrics", Type::text, Fate::use, "off", "off, summary, detailed: put into replies"},
     {"shutdown-timeout", Type::integer, Fate::use, "30", "seconds that running requests get at SIGTERM"},
 
     {"tokenizer-mode", Type::text, Fate::ignore, "", "there is one tokenizer"},
@@ -95,6 +103,9 @@ const Flag kFlags[] = {
     {"fp8-gemm-backend", Type::text, Fate::ignore, "", "own kernels"},
     {"fp4-gemm-backend", Type::text, Fate::ignore, "", "own kernels"},
     {"grammar-backend", Type::text, Fate::ignore, "", "structured output is not available in this build"},
+    {"speculative-attention-mode", Type::text, Fate::ignore, "", "own kernels"},
+    {"speculative-draft-attention-backend", Type::text, Fate::ignore, "", "own kernels"},
+    {"speculative-draft-load-format", Type::text, Fate::ignore, "", "as --load-format"},
     {"disable-cuda-graph", Type::boolean, Fate::ignore, "", "there is no CUDA graph on a CPU"},
     {"disable-decode-cuda-graph", Type::boolean, Fate::ignore, "", "there is no CUDA graph on a CPU"},
     {"cuda-graph-max-bs", Type::integer, Fate::ignore, "", "there is no CUDA graph on a CPU"},
@@ -116,17 +127,13 @@ const Flag kFlags[] = {
     {"enable-custom-logit-processor", Type::boolean, Fate::refuse, "", "no Python code is run; use logit_bias"},
     {"tool-server", Type::text, Fate::refuse, "", "tools are run by the client"},
     {"completion-template", Type::text, Fate::refuse, "", "completions take the prompt as it is"},
+    {"speculative-adaptive-config", Type::text, Fate::refuse, "", "the number of drafts follows measured time; use --speculative-adaptive on or off"},
+    {"speculative-use-rejection-sampling", Type::boolean, Fate::refuse, "", "drafts are checked by the target's own draws, which is as lossless and repeats with the seed; leave it out"},
     {"enable-lora", Type::boolean, Fate::refuse, "", "adapters are not supported; merge them into the checkpoint"},
     {"lora-paths", Type::text, Fate::refuse, "", "adapters are not supported; merge them into the checkpoint"},
     {"enable-priority-scheduling", Type::boolean, Fate::refuse, "", "use --schedule-policy"},
     {"enable-hierarchical-cache", Type::boolean, Fate::refuse, "", "the prefix cache lies in memory only"},
     {"enable-dp-attention", Type::boolean, Fate::refuse, "", "one device per server; start several and balance"},
-    {"speculative-algorithm", Type::text, Fate::refuse, "", "speculative decoding is not available in this build; leave the --speculative flags out"},
-    {"speculative-draft-model-path", Type::text, Fate::refuse, "", "speculative decoding is not available in this build; leave the --speculative flags out"},
-    {"speculative-draft-model-quantization", Type::text, Fate::refuse, "", "speculative decoding is not available in this build; leave the --speculative flags out"},
-    {"speculative-num-steps", Type::integer, Fate::refuse, "", "speculative decoding is not available in this build; leave the --speculative flags out"},
-    {"speculative-num-draft-tokens", Type::integer, Fate::refuse, "", "speculative decoding is not available in this build; leave the --speculative flags out"},
-    {"speculative-eagle-topk", Type::integer, Fate::refuse, "", "speculative decoding is not available in this build; leave the --speculative flags out"},
 };
 
 // Refused only when they ask for more than one device.
@@ -206,6 +213,17 @@ class Reader {
     if (name == "model") name = "model-path";
     if (name == "speculative-draft-model") name = "speculative-draft-model-path";
     std::optional<std::string> value = equals == std::string::npos ? std::nullopt : std::optional(arg.substr(equals + 1));
+    // Bare, or with a value.
+    if (name == "speculative-adaptive" && !value && (!following || following->starts_with("-"))) value = "on";
+    if (name == "no-speculative-adaptive") name = "speculative-adaptive", value = "off";
+    if (name.starts_with("speculative-accept-threshold-")) {
+      if (!value && following) value = *following;
+      const size_t used = equals == std::string::npos && following ? 1 : 0;
+      char* end = nullptr;
+      const double threshold = std::strtod(value ? value->c_str() : "", &end);
+      if (threshold != 1.0) problem("--{} {}: only 1.0; less would give other output than the model alone", name, value.value_or(""));
+      return used;
+    }
     if (name == "config") return take_config(value ? *value : following ? *following : "", value ? 0 : 1);
 
     const bool single = std::find(std::begin(kSingleDevice), std::end(kSingleDevice), name) != std::end(kSingleDevice);
@@ -327,6 +345,8 @@ ServeFlags parse_serve_flags(std::span<const std::string> args, std::vector<std:
   check_one_of(flags, "sampling-defaults", {"model", "openai"}, problems);
   check_one_of(flags, "log-level", {"debug", "info", "warning", "error", "critical"}, problems);
   check_one_of(flags, "log-format", {"text", "json"}, problems);
+  check_one_of(flags, "speculative-adaptive", {"on", "off"}, problems);
+  check_one_of(flags, "per-request-spec-decode-metrics", {"off", "summary", "detailed"}, problems);
   check_one_of(flags, "schedule-policy", {"fcfs", "lpm", "lof", "random"}, problems);
   check_range(flags, "port", 0, 65535, problems);
   check_range(flags, "threads", 0, 1024, problems);

@@ -242,7 +242,6 @@ struct Engine::Impl {
       scheduler.advance(s, 1);
       ++row;
     }
-    finish_round(s, round.done);
     going.push_back({&s, static_cast<int32_t>(row)});
   }
 
@@ -250,7 +249,6 @@ struct Engine::Impl {
     if (round.drafted == 0) return;
     counts.speculation.add(round);
     log_speculation.add(round);
-    s.rounds.push_back(round);
     controller.observe(round, s.draft_rate);
   }
 
@@ -381,8 +379,9 @@ struct Engine::Impl {
       end_with_error(s, Error(ErrorCode::internal, "the model gave no possible next token"));
       return false;
     }
+    bool take = false;
     if (const auto next = static_cast<size_t>(round.done.accepted); next < round.draft.size()) {
-      const bool take = round.forced < 0 ? sampled->id == round.draft[next] : static_cast<int32_t>(next) < round.forced;
+      take = round.forced < 0 ? sampled->id == round.draft[next] : static_cast<int32_t>(next) < round.forced;
       if (take) sampled->id = round.draft[next];
       round.done.accepted = static_cast<int16_t>(round.done.accepted + take);
     }
@@ -395,12 +394,14 @@ struct Engine::Impl {
     const bool full = s.num_output() >= r.max_tokens || static_cast<int32_t>(s.tokens.size()) >= scheduler.max_sequence_tokens();
     TokenEvent event{.choice = s.choice, .id = sampled->id, .logprob = sampled->logprob, .top = std::move(sampled->top),
                      .finish = stop ? FinishReason::stop_token : full ? FinishReason::length : FinishReason::none, .error = {}, .cached_tokens = s.cached_tokens};
+    if (!take || event.finish != FinishReason::none) {
+      finish_round(s, round.done);
+      event.round = round.done;
+    }
     if (event.finish == FinishReason::none) {
       emit(s, std::move(event));
       return true;
     }
-    finish_round(s, round.done);
-    event.rounds = std::move(s.rounds);
     end(s, std::move(event), /*keep_prefix=*/true);
     return false;
   }

@@ -139,9 +139,9 @@ class Collector {
         reply.ids.push_back(event.id);
         reply.logprobs.push_back(event.logprob);
       }
+      if (event.round.drafted > 0) rounds_[{id, event.choice}].push_back(event.round);
       if (event.finish != FinishReason::none) {
         reply.finish = event.finish;
-        rounds_[{id, event.choice}] = std::move(event.rounds);
         ++finished_;
         changed_.notify_all();
       }

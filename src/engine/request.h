@@ -44,7 +44,7 @@ struct TokenEvent {
   FinishReason finish = FinishReason::none;  // set on the last event of the choice; the token of a stop_token end is included (id)
   std::optional<Error> error;           // why, when finish is abort
   int32_t cached_tokens = 0;            // prompt tokens that came from the prefix cache (on a choice's first event)
-  std::vector<DraftRound> rounds;       // on the last event: the choice's rounds that drafted
+  DraftRound round;                     // of the round that this token ends, when it drafted
 };
 
 struct Request {

@@ -38,7 +38,6 @@ struct Sequence {
   OutputCounts output;
   std::vector<int32_t> draft;           // guesses that follow `tokens`, to be checked by the next step
   double draft_rate = DraftController::kFirstRate;
-  std::vector<DraftRound> rounds;
   uint64_t order = 0;                   // of arrival
   std::vector<int32_t> full_pages, sliding_pages;
 

@@ -279,6 +279,23 @@ TEST(Speculation, SampledAndPenalizedRepliesAreTheSameBitsAsWithout) {
   }
 }
 
+// The same distribution as ordinary sampling, so the same function: goldens/mtp has its vectors too.
+TEST(MtpGoldens, TemperatureAndFiltersAreTheReferencesJointOnes) {
+  const json all = json::parse(read_file(test_data("mtp/stochastic.json")));
+  Sampler sampler;
+  for (const json& warp : all["warps"]) {
+    SamplingParams params;
+    params.temperature = warp["temperature"];
+    params.top_k = warp["top_k"].get<int32_t>() > 0 ? warp["top_k"].get<int32_t>() : -1;
+    params.top_p = warp["top_p"];
+    params.min_p = warp["min_p"];
+    auto logits = warp["logits"].get<std::vector<float>>();
+    std::vector<double> got(logits.size());
+    for (const auto& [id, p] : sampler.kept(logits, params)) got[static_cast<size_t>(id)] = p;
+    for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], warp["probs_joint"][i].get<double>(), 1e-5) << warp.dump();
+  }
+}
+
 // What is drawn under speculation has the target's distribution: the second token after the likeliest first, against its exact probabilities.
 TEST(Speculation, SampledTokensFollowTheTargetsDistribution) {
   Pair pair(DType::bf16, DType::bf16);

@@ -26,6 +26,25 @@ bool same_secret(std::string_view a, std::string_view b) {
 bool is_loopback(const std::string& peer) { return peer.starts_with("127.") || peer == "::1" || peer.starts_with("::ffff:127."); }
 }  // namespace
 
+Json round_metrics(const std::vector<DraftRound>& rounds, int32_t max_drafts, bool detailed) {
+  SpeculationCounts counts;
+  Json accepted = Json::array(), drafted = Json::array();
+  for (const DraftRound& round : rounds) {
+    counts.add(round);
+    accepted.push_back(round.accepted);
+    drafted.push_back(round.drafted);
+  }
+  Json histogram = Json::array();
+  for (int32_t n = 0; n <= max_drafts; ++n) histogram.push_back(counts.histogram[static_cast<size_t>(n)]);
+  Json out = {{"mean_acceptance_length", counts.acceptance_length()}, {"draft_acceptance_rate", counts.acceptance_rate()}, {"acceptance_histogram", histogram},
+              {"num_accepted_draft_tokens", counts.accepted}, {"num_draft_tokens", counts.drafted}, {"num_spec_steps", counts.rounds}, {"num_spec_tokens", max_drafts}};
+  if (detailed) {
+    out["per_step_accepted"] = std::move(accepted);
+    out["per_step_drafted"] = std::move(drafted);
+  }
+  return out;
+}
+
 std::string_view finish_text(FinishReason reason) {
   switch (reason) {
     case FinishReason::length: return "length";
@@ -191,7 +210,7 @@ void Api::Impl::route(const HttpRequest& request, const ExchangePtr& exchange) {
       info["startup_time"] = started;
       info["max_total_num_tokens"] = s.full_pages_total * 16;
       info["internal_states"] = Json::array({{{"last_gen_throughput", s.generation_throughput}, {"memory_usage", {{"weight", 0}, {"kvcache", 0}, {"token_capacity", s.full_pages_total * 16}}},
-                                              {"effective_max_running_requests_per_dp", 256}, {"avg_spec_accept_length", nullptr}}});
+                                              {"effective_max_running_requests_per_dp", 256}, {"avg_spec_accept_length", s.speculation.rounds > 0 ? Json(s.speculation.acceptance_length()) : Json(nullptr)}}});
       return exchange->respond(json_response(info));
     }
     return exchange->respond(json_response({{"model_path", options.model_path}, {"served_model_name", options.served_names.front()}, {"tokenizer_path", options.tokenizer_path}, {"is_generation", true},

@@ -29,6 +29,7 @@ struct ApiOptions {
   bool trust_special_tokens_in_text = false;
   std::string default_template_kwargs;    // JSON object, "" for none
   std::string server_info;                // JSON object with every resolved flag, secrets starred
+  std::string round_metrics = "off";      // summary or detailed: speculation's figures in replies
   uint64_t random_seed = 0;               // base of the seeds of requests without one
 };
 

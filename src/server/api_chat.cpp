@@ -106,6 +106,7 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
     Choice& c = *choices_[static_cast<size_t>(event.choice)];
     if (c.done) return;
     cached_ = std::max(cached_, event.cached_tokens);
+    if (event.round.drafted > 0) c.rounds.push_back(event.round);
     std::vector<OutputDelta> deltas;
     bool stopped = false;
     if (event.id >= 0) {
@@ -143,6 +144,7 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
     Json logprobs = Json::array(), pending_calls;
     std::vector<std::string> call_ids;
     int32_t matched_id = -1;
+    std::vector<DraftRound> rounds;
   };
 
   Json logprob_entry(const TokenEvent& event) const {
@@ -252,6 +254,12 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
     return message;
   }
 
+  void add_round_metrics(Json& into) const {
+    const std::string& level = api_->options.round_metrics;
+    if (level == "off" || choices_.size() != 1 || choices_[0]->rounds.empty()) return;
+    into["metrics"]["speculative_decoding"] = round_metrics(choices_[0]->rounds, api_->engine.stats().max_drafts, level == "detailed");
+  }
+
   void complete() {
     int64_t tokens = 0;
     for (const auto& c : choices_) tokens += c->tokens;
@@ -261,6 +269,7 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
         Json chunk = chunk_head();
         chunk["choices"] = Json::array();
         chunk["usage"] = usage();
+        add_round_metrics(chunk);
         exchange_->event(dump(chunk));
       }
       exchange_->event("[DONE]");
@@ -273,6 +282,7 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
                                  {"matched_stop", matched_stop(c)}});
     }
     body["usage"] = usage();
+    add_round_metrics(body);
     body["metadata"] = {{"weight_version", "default"}};
     exchange_->respond({.status = 200, .body = dump(body), .content_type = "application/json", .headers = {}});
   }

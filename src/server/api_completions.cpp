@@ -60,6 +60,7 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
     bool done = false, started = false;
     FinishReason finish = FinishReason::none;
     int32_t matched_id = -1, cached = 0, generated = 0;
+    std::vector<DraftRound> rounds;
     size_t native_sent = 0;
   };
 
@@ -88,6 +89,7 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
     if (event.error && event.error->code != ErrorCode::cancelled) return fail_all(*event.error);
     if (first_token_ == 0) first_token_ = monotonic_seconds();
     c.cached = event.cached_tokens;
+    if (event.round.drafted > 0) c.rounds.push_back(event.round);
     std::vector<OutputDelta> deltas;
     std::string text;
     if (!c.started && echo_) text = prompt_text(p);
@@ -165,6 +167,15 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
     }
     Json meta = {{"id", prompt_id(p)}, {"finish_reason", finish}, {"prompt_tokens", prompts_[p].size()}, {"completion_tokens", c.generated}, {"cached_tokens", c.cached},
                  {"weight_version", "default"}, {"e2e_latency", monotonic_seconds() - started_}};
+    if (!c.rounds.empty()) {
+      const Json figures = round_metrics(c.rounds, api_->engine.stats().max_drafts, false);
+      meta["spec_verify_ct"] = figures["num_spec_steps"];
+      meta["spec_num_correct_drafts"] = figures["num_accepted_draft_tokens"];
+      meta["spec_num_proposed_drafts"] = figures["num_draft_tokens"];
+      meta["spec_accept_rate"] = figures["draft_acceptance_rate"];
+      meta["spec_accept_length"] = static_cast<double>(c.generated) / static_cast<double>(c.rounds.size());
+      meta["spec_correct_drafts_histogram"] = figures["acceptance_histogram"];
+    }
     if (logprobs_ >= 0) {
       meta["output_token_logprobs"] = Json::array();
       for (const Token& t : c.tokens) meta["output_token_logprobs"].push_back({std::max(t.logprob, kLowestLogprob), t.id, nullptr});
@@ -183,6 +194,12 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
     exchange_->event(dump(chunk));
   }
 
+  void add_round_metrics(Json& into) const {
+    const std::string& level = api_->options.round_metrics;
+    if (level == "off" || choices_.size() != 1 || choices_[0]->rounds.empty()) return;
+    into["metrics"]["speculative_decoding"] = round_metrics(choices_[0]->rounds, api_->engine.stats().max_drafts, level == "detailed");
+  }
+
   void complete() {
     const Json totals = usage();
     api_->metrics.observe_request(first_token_ > 0 ? first_token_ - started_ : 0, monotonic_seconds() - started_, totals["prompt_tokens"], totals["completion_tokens"]);
@@ -191,6 +208,7 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
         Json chunk = head();
         chunk["choices"] = Json::array();
         chunk["usage"] = totals;
+        add_round_metrics(chunk);
         exchange_->event(dump(chunk));
       }
       exchange_->event("[DONE]");
@@ -209,6 +227,7 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
         body["choices"].push_back({{"index", i}, {"text", c.text}, {"logprobs", legacy_logprobs(c.tokens)}, {"finish_reason", finish_text(c.finish)}, {"matched_stop", matched_stop(c)}});
       }
       body["usage"] = totals;
+      add_round_metrics(body);
     }
     exchange_->respond({.status = 200, .body = dump(body), .content_type = "application/json", .headers = {}});
   }

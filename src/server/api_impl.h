@@ -50,5 +50,7 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   Json token_logprob(int32_t id, float logprob) const;  // {"token", "bytes", "logprob"}
 };
 
+// Speculation's figures of one reply, as `metrics.speculative_decoding` wants them.
+Json round_metrics(const std::vector<DraftRound>& rounds, int32_t max_drafts, bool detailed);
 std::string_view finish_text(FinishReason reason);  // "stop", "length", "abort"
 }  // namespace nibble

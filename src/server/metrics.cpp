@@ -60,7 +60,10 @@ std::string Metrics::render(const EngineStats& s, const std::string& model) cons
   line("counter", "num_aborted_requests_total", static_cast<double>(s.aborted));
   line("counter", "num_so_requests_total", 0);
   line("counter", "num_retracted_requests_total", static_cast<double>(s.retracted));
-  line("counter", "spec_verify_calls_total", 0);
+  line("counter", "spec_verify_calls_total", static_cast<double>(s.speculation.rounds));
+  line("counter", "spec_accepted_drafts_total", static_cast<double>(s.speculation.accepted));
+  line("counter", "spec_proposed_drafts_total", static_cast<double>(s.speculation.drafted));
+  line("counter", "spec_plain_steps_total", static_cast<double>(s.speculation.plain_steps));
   line("gauge", "num_running_reqs", s.running);
   line("gauge", "num_queue_reqs", s.queued);
   line("gauge", "num_used_tokens", (s.full_pages_used - s.full_pages_cached) * 16.0);
@@ -70,8 +73,21 @@ std::string Metrics::render(const EngineStats& s, const std::string& model) cons
   line("gauge", "gen_throughput", s.generation_throughput);
   line("gauge", "cache_hit_rate", s.prompt_tokens > 0 ? static_cast<double>(s.cached_tokens) / static_cast<double>(s.prompt_tokens) : 0.0);
   line("gauge", "max_total_num_tokens", s.full_pages_total * 16.0);
-  line("gauge", "spec_accept_length", 0);
-  line("gauge", "spec_accept_rate", 0);
+  line("gauge", "spec_accept_length", s.speculation.acceptance_length());
+  line("gauge", "spec_accept_rate", s.speculation.acceptance_rate());
+  line("gauge", "spec_num_steps", s.num_drafts);
+  line("gauge", "spec_num_draft_tokens", s.max_drafts > 0 ? s.num_drafts + 1 : 0);
+  if (s.max_drafts > 0) {
+    out += "# TYPE sglang:spec_accepted_drafts_rounds_total counter\n";
+    for (int32_t n = 0; n <= s.max_drafts; ++n) {
+      out += fmt::format("sglang:spec_accepted_drafts_rounds_total{{{},accepted=\"{}\"}} {}\n", labels, n, s.speculation.histogram[static_cast<size_t>(n)]);
+    }
+    out += "# TYPE sglang:spec_position_accept_rate gauge\n";
+    for (size_t i = 0; i < static_cast<size_t>(s.max_drafts); ++i) {
+      const double rate = s.speculation.offered[i] > 0 ? static_cast<double>(s.speculation.reached[i]) / static_cast<double>(s.speculation.offered[i]) : 0.0;
+      out += fmt::format("sglang:spec_position_accept_rate{{{},position=\"{}\"}} {}\n", labels, i + 1, rate);
+    }
+  }
   line("gauge", "is_cuda_graph", 0);
   const std::lock_guard lock(mutex_);
   out += "# TYPE sglang:http_requests_total counter\n";
