@@ -145,7 +145,7 @@ int run_bench_verify(const BenchVerifyFlags& given) {
   for (const int concurrency : flags.concurrency) {
     if (InterruptGuard::requested()) return 130;
     const Block plain = run_block(*loaded, prompts, concurrency, flags, false), fast = run_block(*loaded, prompts, concurrency, flags, true);
-    const SpeculationCounts& counts = fast.stats.speculation;
+    const DraftCounts& counts = fast.stats.speculation;
     const double gain = plain.seconds / static_cast<double>(plain.tokens) / (fast.seconds / static_cast<double>(fast.tokens));
     Json row = {{"concurrency", concurrency}, {"prompts", prompts.size()}, {"tokens", fast.tokens}, {"plain_tok_s", static_cast<double>(plain.tokens) / plain.seconds},
                 {"spec_tok_s", static_cast<double>(fast.tokens) / fast.seconds}, {"spec_gain", gain}, {"acceptance_length", counts.acceptance_length()},

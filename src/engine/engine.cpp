@@ -48,7 +48,7 @@ struct Engine::Impl {
   std::vector<Going> going;
   DraftController controller;
   double forced = 0;  // drafts owed by a forced acceptance length
-  SpeculationCounts log_speculation;
+  DraftCounts log_speculation;
 
   // What other threads hand over, under `mutex`.
   struct Cancel {

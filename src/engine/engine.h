@@ -33,7 +33,7 @@ struct EngineStats {
   int32_t running = 0, queued = 0;
   int32_t full_pages_used = 0, full_pages_total = 0, sliding_pages_used = 0, sliding_pages_total = 0;
   int32_t full_pages_cached = 0, sliding_pages_cached = 0;  // held by the prefix cache alone, freed on demand
-  SpeculationCounts speculation;
+  DraftCounts speculation;
   int32_t max_drafts = 0, num_drafts = 0;  // most drafts a round; those of the present round
   double generation_throughput = 0;        // tokens/s over the last log interval
   double last_progress_seconds = 0;        // monotonic time of the last finished step, or of the last look at an empty queue

@@ -6,7 +6,7 @@
 #include "base/assert.h"
 
 namespace nibble {
-void SpeculationCounts::add(DraftRound round) {
+void DraftCounts::add(DraftRound round) {
   ++rounds;
   drafted += round.drafted;
   accepted += round.accepted;

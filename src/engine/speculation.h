@@ -26,7 +26,7 @@ struct DraftRound {
 };
 
 // Rounds that drafted something. Ratios are of sums.
-struct SpeculationCounts {
+struct DraftCounts {
   int64_t rounds = 0, drafted = 0, accepted = 0, plain_steps = 0;  // plain_steps: rows that went without a draft while speculation was on
   std::array<int64_t, kMaxDrafts + 1> histogram{};                 // rounds by accepted drafts
   std::array<int64_t, kMaxDrafts> offered{}, reached{};            // rounds with more than i drafts; of these, those that accepted draft i

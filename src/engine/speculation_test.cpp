@@ -46,7 +46,7 @@ TEST(Speculation, EveryReplyIsTheSameBitsUnderPressureWithAnyGuesses) {
     options.drafter = &drafter;
     options.speculation = {.max_drafts = v.drafts, .adaptive = v.adaptive};
     Engine engine(model, options);
-    SpeculationCounts recounted;
+    DraftCounts recounted;
     for (int round = 0; round < 2; ++round) {
       Collector collector;
       for (int i = 0; i < kRequests; ++i) ASSERT_TRUE(engine.submit(collector.request(std::to_string(i), prompts[static_cast<size_t>(i)], 40, static_cast<uint64_t>(i))).has_value());
@@ -57,7 +57,7 @@ TEST(Speculation, EveryReplyIsTheSameBitsUnderPressureWithAnyGuesses) {
       }
     }
     expect_no_leak(engine);
-    const SpeculationCounts counts = engine.stats().speculation;
+    const DraftCounts counts = engine.stats().speculation;
     EXPECT_EQ(counts.rounds, recounted.rounds);
     EXPECT_EQ(counts.drafted, recounted.drafted);
     EXPECT_EQ(counts.accepted, recounted.accepted);

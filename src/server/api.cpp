@@ -27,7 +27,7 @@ bool is_loopback(const std::string& peer) { return peer.starts_with("127.") || p
 }  // namespace
 
 Json round_metrics(const std::vector<DraftRound>& rounds, int32_t max_drafts, bool detailed) {
-  SpeculationCounts counts;
+  DraftCounts counts;
   Json accepted = Json::array(), drafted = Json::array();
   for (const DraftRound& round : rounds) {
     counts.add(round);
