@@ -9,6 +9,7 @@
 #include "app/bench_serving.h"
 #include "app/bench_verify.h"
 #include "app/eval_command.h"
+#include "app/fidelity_command.h"
 #include "app/model_loader.h"
 
 namespace nibble {
@@ -150,6 +151,9 @@ void add_eval_command(CLI::App& parent, const std::string& command_line, std::fu
   app->add_option("--data", flags->data, "gsm8k: its test.jsonl, or rows of {problem, expected_answer}");
   app->add_option("--task", flags->task, "a JSONL file of items, with an optional header line");
   app->add_option("--regrade", flags->regrade, "mark the generations of a predictions file or run folder again; asks no model");
+  const auto fidelity = std::make_shared<FidelityFlags>();
+  app->add_option("--fidelity", fidelity->reference, "a reference checkpoint: KL divergence, top-1 agreement and perplexity of --model-path against it");
+  app->add_option("--prompts", fidelity->prompts, "fidelity: JSONL of {text}, {ids} or {messages} (default: some of our own prompts)");
   app->add_option("--baseline", flags->baseline, "an earlier run folder or predictions file: paired test against it");
   app->add_option("--resume", flags->resume, "an interrupted run's folder: asks what is missing");
   app->add_option("--base-url", flags->base_url, "the server")->capture_default_str();
@@ -170,6 +174,15 @@ void add_eval_command(CLI::App& parent, const std::string& command_line, std::fu
   app->add_option("--out", flags->out, "folder for results")->capture_default_str();
   app->add_option("--run-name", flags->run_name, "in the result's folder name (default: the task's)");
   app->add_flag("--json", flags->json, "machine-readable");
-  app->callback([flags, &action] { action = [flags] { return run_eval_command(*flags); }; });
+  app->callback([flags, fidelity, &action] {
+    if (fidelity->reference.empty()) {
+      action = [flags] { return run_eval_command(*flags); };
+      return;
+    }
+    fidelity->candidate = flags->model;
+    if (flags->num_examples > 0) fidelity->num_examples = flags->num_examples;
+    fidelity->json = flags->json;
+    action = [fidelity] { return run_fidelity(*fidelity); };
+  });
 }
 }  // namespace nibble

@@ -113,3 +113,10 @@ def test_no_server_is_one_clear_line():
     assert r.returncode == 1 and r.stderr.count("\n") == 1 and "--base-url" in r.stderr
     r = nibble("bench", "serving", "--base-url", "https://example.org")
     assert r.returncode == 2
+
+
+def test_a_checkpoint_equals_itself():
+    r = nibble("eval", "--fidelity", "demo", "--model-path", "demo", "--num-examples", "3", "--json")
+    assert r.returncode == 0, r.stderr
+    m = json.loads(r.stdout)
+    assert m["kld_mean"] == 0 and m["kld_max"] == 0 and m["top1_agreement"] == 1 and m["ppl_ratio"] == 1 and m["documents"] == 3
