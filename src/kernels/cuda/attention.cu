@@ -86,13 +86,15 @@ __global__ void __launch_bounds__(128) prepare(const __grid_constant__ QkvPrepar
 // ---- Partial attention of one tile of rows, one key/value head, one split.
 constexpr int kThreads = 256, kWarps = 8;
 
-template <int kDim, int kM>  // kM: 16-row blocks of the tile
+template <int kDim, int kM, bool kE4m3>  // kM: 16-row blocks of the tile
 struct Shape {
+  // Values wait in registers until the scores are done with the keys, then take their place: half the shared memory, twice the CTAs.
+  static constexpr bool kInPlace = kM == 1 && (kE4m3 || kDim <= 256);
   static constexpr int kWidth = kDim < 32 ? 32 : kDim;               // of the tiles in shared memory; zeros beyond kDim
   static constexpr int kStride = kWidth + 8, kPStride = kKeyTile + 8;  // a 16-byte shift from row to row: no bank conflicts
   static constexpr int kColumns = kDim < 64 ? 8 : kDim / 8;          // of the output, a warp
   static constexpr int kRows = kM * 16;
-  static constexpr int kSharedBytes = (kRows + 2 * kKeyTile) * kStride * 2 + kRows * kPStride * 2 + kWarps * kRows * 4;
+  static constexpr int kSharedBytes = (kRows + (kInPlace ? 1 : 2) * kKeyTile) * kStride * 2 + kRows * kPStride * 2 + kWarps * kRows * 4;
 };
 
 // Eight values of a page, as they lie there; zeros at first.
@@ -115,11 +117,11 @@ struct Raw<true> {
 
 template <int kDim, int kM, bool kE4m3>
 __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Attention a, int first_tile, int splits_kept) {
-  using S = Shape<kDim, kM>;
+  using S = Shape<kDim, kM, kE4m3>;
   extern __shared__ __align__(16) uint8_t shared[];
   auto* const q_tile = reinterpret_cast<__nv_bfloat16*>(shared);
   auto* const k_tile = q_tile + S::kRows * S::kStride;
-  auto* const v_tile = k_tile + kKeyTile * S::kStride;
+  auto* const v_tile = S::kInPlace ? k_tile : k_tile + kKeyTile * S::kStride;
   auto* const p_tile = v_tile + kKeyTile * S::kStride;
   auto* const maxima = reinterpret_cast<float*>(p_tile + S::kRows * S::kPStride);  // [kWarps][kRows]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -160,10 +162,17 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
     __syncthreads();  // the tile before is done with
     // Tables come in whole groups of four pages, so one load names the tile's pages; then all loads of a batch are under way before the first is stored.
     const int4 tile_pages = *reinterpret_cast<const int4*>(pages + tile_key / kPagePositions);
-    constexpr int kLoads = kKeyTile * (S::kWidth / 8) / kThreads, kBatch = kLoads < 4 ? kLoads : (kM == 1 && kE4m3 && kLoads >= 8) ? 8 : 4;
+    constexpr int kLoads = kKeyTile * (S::kWidth / 8) / kThreads, kBatch = S::kInPlace || kLoads < 4 ? kLoads : 4;
+    Raw<kE4m3> k[kBatch], v[kBatch];
+    const auto store_values = [&](int first) {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int i = (first + j) * kThreads + threadIdx.x;
+        *reinterpret_cast<uint4*>(v_tile + i / (S::kWidth / 8) * S::kStride + i % (S::kWidth / 8) * 8) = v[j].widen();
+      }
+    };
 #pragma unroll
     for (int first = 0; first < kLoads; first += kBatch) {
-      Raw<kE4m3> k[kBatch], v[kBatch];
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
         const int i = (first + j) * kThreads + threadIdx.x, key = i / (S::kWidth / 8), column = i % (S::kWidth / 8) * 8, quarter = key / kPagePositions;
@@ -177,10 +186,10 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
       }
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
-        const int i = (first + j) * kThreads + threadIdx.x, key = i / (S::kWidth / 8), column = i % (S::kWidth / 8) * 8;
-        *reinterpret_cast<uint4*>(k_tile + key * S::kStride + column) = k[j].widen();
-        *reinterpret_cast<uint4*>(v_tile + key * S::kStride + column) = v[j].widen();
+        const int i = (first + j) * kThreads + threadIdx.x;
+        *reinterpret_cast<uint4*>(k_tile + i / (S::kWidth / 8) * S::kStride + i % (S::kWidth / 8) * 8) = k[j].widen();
       }
+      if constexpr (!S::kInPlace) store_values(first);
     }
     __syncthreads();
 
@@ -220,6 +229,7 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
       }
     }
     __syncthreads();
+    if constexpr (S::kInPlace) store_values(0);
     float fade[kM][2];
 #pragma unroll
     for (int r = 0; r < kM; ++r) {
@@ -329,7 +339,7 @@ __global__ void __launch_bounds__(256) join(const __grid_constant__ Attention a,
 
 template <int kDim, int kM, bool kE4m3>
 void run(const Attention& a, cudaStream_t stream) {
-  using S = Shape<kDim, kM>;
+  using S = Shape<kDim, kM, kE4m3>;
   static const bool ready = cudaFuncSetAttribute(attend<kDim, kM, kE4m3>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes) == cudaSuccess;
   (void)ready;
   // As many tiles at a time as the scratch holds.
