@@ -8,6 +8,7 @@
 #include "base/rng.h"
 #include "server/api_impl.h"
 #include "server/http_text.h"
+#include "server/web_page.h"
 
 namespace nibble {
 namespace {
@@ -174,6 +175,8 @@ void Api::Impl::route(const HttpRequest& request, const ExchangePtr& exchange) {
     response.headers.emplace_back("Allow", found->methods);
     return exchange->respond(response);
   }
+  // The page holds no secret and must load before its reader can give it a key.
+  if (path == "/" && request.header("accept").find("text/html") != std::string::npos) return exchange->respond(web_page());
   if (!authorized(request, found->management)) return exchange->respond(error_response(401, "Unauthorized", "", "invalid_api_key"));
 
   const bool posts_json = request.method != "GET" && request.method != "HEAD" && path != "/flush_cache";
