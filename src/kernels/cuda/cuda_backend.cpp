@@ -56,6 +56,7 @@ const PackedWeight& packed(const PreparedLinear& linear) { return static_cast<co
 
 // What a recorded step depends on: all else is in the tables, whose fixed part is laid out by these sizes alone.
 struct StepSize {
+  int program = 0;  // what the body calls (StepPlan)
   int rows = 0, logit_rows = 0;
   bool long_tiles = false;
   int full_tiles = 0, sliding_tiles = 0, full_splits = 0, sliding_splits = 0;
@@ -179,7 +180,7 @@ class CudaBackend final : public Backend {
     const StepSize size = fill_tables(plan);
     size_ = size;
     // The first step of a size may allocate, and is not worth a record yet.
-    if (!options_.record || size.rows > kRecordedRows || seen_.insert(size).second) {
+    if (!options_.record || size.program < 0 || size.rows > kRecordedRows || seen_.insert(size).second) {
       body(size.rows, size.logit_rows);
       check(cudaGetLastError(), "a step");
       return;
@@ -462,7 +463,7 @@ StepSize CudaBackend::fill_tables(const StepPlan& plan) {
   check(cudaEventSynchronize(tables_free_), "tables of a step");
 
   const int rows = static_cast<int>(plan.ids.size());
-  StepSize size{.rows = std::min(round_up_rows(rows), static_cast<int>(options_.max_rows)), .logit_rows = static_cast<int>(plan.logit_rows.size())};
+  StepSize size{.program = plan.program, .rows = std::min(round_up_rows(rows), static_cast<int>(options_.max_rows)), .logit_rows = static_cast<int>(plan.logit_rows.size())};
   if (size.logit_rows == rows) size.logit_rows = size.rows;
   for (const PagedRows& s : plan.full_rows) size.long_tiles |= s.num_rows > 8;
 
