@@ -17,7 +17,7 @@ MAY_INCLUDE = {
     "model": ["base", "formats", "kernels"],
     "quant": ["base", "formats", "text", "kernels", "model"],
     "engine": ["base", "formats", "text", "media", "kernels", "model"],
-    "server": ["base", "text", "engine"],
+    "server": ["base", "text", "media", "model", "engine"],
     "eval": ["base", "formats", "text", "kernels", "model", "engine", "server"],
     "app": ["base", "formats", "text", "media", "kernels", "model", "quant", "engine", "server", "eval"],
 }

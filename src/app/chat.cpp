@@ -12,9 +12,11 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "app/local_server.h"
 #include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/reply.h"
+#include "server/media_parts.h"
 #include "text/chat_template.h"
 
 namespace nibble {
@@ -26,6 +28,8 @@ volatile std::sig_atomic_t g_interrupted = 0;
 constexpr const char* kHelp =
     "  /think on|off     let the model think first\n"
     "  /system TEXT      start over with a system message\n"
+    "  /image FILE       show a picture with the next message\n"
+    "  /audio FILE       play a sound with it; /video FILE\n"
     "  /reset            start over\n"
     "  /help             this\n"
     "  /quit             leave (or Ctrl-D); Ctrl-C stops a reply\n";
@@ -101,6 +105,8 @@ class Chat {
  private:
   void reset(const std::string& system) {
     messages_ = Json::array();
+    media_.clear();
+    attached_ = Json::array();
     if (!system.empty()) messages_.push_back({{"role", "system"}, {"content", system}});
   }
 
@@ -109,6 +115,12 @@ class Chat {
       flags_.thinking = line == "/think on";
     } else if (line == "/reset") {
       reset(flags_.system);
+    } else if (line.starts_with("/image ")) {
+      attach(MediaKind::image, "image", line.substr(7));
+    } else if (line.starts_with("/audio ")) {
+      attach(MediaKind::audio, "audio", line.substr(7));
+    } else if (line.starts_with("/video ")) {
+      attach(MediaKind::video, "video", line.substr(7));
     } else if (line.starts_with("/system ")) {
       flags_.system = line.substr(8);
       reset(flags_.system);
@@ -117,17 +129,40 @@ class Chat {
     }
   }
 
+  // The file goes with the next message.
+  void attach(MediaKind kind, const char* type, const std::string& file) {
+    MediaOptions options = api_options_of(*loaded_, tokenizer_).media;
+    options.local_path = "/";
+    const MediaReference reference{kind, "file://" + file, {}, {}};
+    try {
+      media_.push_back(std::move(prepare_media(std::span(&reference, 1), options, 0)[0]));
+    } catch (const Error& error) {
+      std::printf("%s: %s\n", file.c_str(), error.message.c_str());
+      return;
+    }
+    attached_.push_back({{"type", type}});
+    int64_t tokens = 0;
+    for (const SoftTokens& block : media_.back().blocks) tokens += block.count;
+    std::printf("%s: %lld soft tokens\n", file.c_str(), static_cast<long long>(tokens));
+  }
+
   void dim(bool on) const {
     if (colours_) std::fputs(on ? "\033[2m" : "\033[0m", stdout);
   }
 
   void answer(const std::string& text) {
-    messages_.push_back({{"role", "user"}, {"content", text}});
+    if (attached_.empty()) {
+      messages_.push_back({{"role", "user"}, {"content", text}});
+    } else {
+      attached_.push_back({{"type", "text"}, {"text", text}});
+      messages_.push_back({{"role", "user"}, {"content", std::exchange(attached_, Json::array())}});
+    }
     const Json kwargs = flags_.thinking ? Json{{"enable_thinking", true}} : Json::object();
-    const MarkedText prompt = value_or_raise(template_.render(messages_, {.kwargs = &kwargs}));
+    const MarkedText prompt = spell_out_videos(value_or_raise(template_.render(messages_, {.kwargs = &kwargs})), media_);
     auto request = std::make_unique<Request>();
     request->id = std::to_string(++turn_);
     request->prompt = tokenizer_.encode_marked(prompt.text, prompt.trusted);
+    request->media = expand_media(request->prompt, media_, api_options_of(*loaded_, tokenizer_).media);
     const int64_t room = loaded_->context_length - static_cast<int64_t>(request->prompt.size());
     if (room < 1) {
       std::puts("The conversation has filled the context; /reset starts over.");
@@ -203,6 +238,8 @@ class Chat {
   ChatTemplate template_;
   Engine engine_;
   Json messages_;
+  std::vector<PreparedMedia> media_;  // of the whole conversation, in order
+  Json attached_ = Json::array();     // content parts of the next message
   int turn_ = 0;
   bool colours_ = false;
 };

@@ -15,6 +15,13 @@ ApiOptions api_options_of(const LoadedModel& loaded, const Tokenizer& tokenizer)
   options.bos_token_id = loaded.config.bos_token_id;
   options.stop_ids = loaded.generation.eos_token_ids;
   if (const auto eos = tokenizer.id_of(read_special_token_names(loaded.tokenizer_folder).eos)) options.stop_ids.push_back(*eos);
+  const ModelConfig& c = loaded.config;
+  options.media = {.images = loaded.model && loaded.model->takes_images(), .audio = loaded.model && loaded.model->takes_audio(), .image_id = c.image_token_id, .audio_id = c.audio_token_id,
+                   .video_id = c.video_token_id, .boi_id = c.boi_token_id, .eoi_id = c.eoi_token_id, .boa_id = c.boa_token_id, .eoa_id = c.eoa_token_id};
+  if (c.vision) {
+    options.media.image_budget = c.vision->num_soft_tokens;
+    options.media.most_positions = c.vision->mm_posemb_size;
+  }
   const GenerationConfig& g = loaded.generation;
   options.chat_defaults = {.temperature = g.temperature.value_or(1.0f), .top_p = g.top_p.value_or(1.0f), .min_p = g.min_p.value_or(0.0f),
                            .repetition_penalty = g.repetition_penalty.value_or(1.0f), .top_k = g.top_k.value_or(-1)};

@@ -141,6 +141,8 @@ std::unique_ptr<LoadedModel> load_model(const ModelFlags& flags) {
   options.kv_cache = loaded->kv_cache;
   options.activation_quant = flags.activation_quant == "nvfp4" ? ActivationQuant::nvfp4 : ActivationQuant::none;
   options.max_rows = flags.max_rows;
+  // A picture is computed in one step, the largest has 1120 rows; others decode beside it.
+  if (loaded->config.vision && loaded->backend->takes_media()) options.max_rows = std::max(flags.max_rows, 1120 + 64);
   // Automatic: room for eight full contexts, within 2 GiB.
   const int64_t page = page_bytes(loaded->config, LayerKind::full, options.kv_cache) + page_bytes(loaded->config, LayerKind::sliding, options.kv_cache);
   const int64_t most = std::max<int64_t>((int64_t{2} << 30) / std::max<int64_t>(page, 1), 64);

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/engine.h"
+#include "media/resize.h"
 #include "server/api.h"
 #include "server/http_server.h"
 #include "text/chat_template.h"
@@ -71,6 +72,26 @@ std::vector<std::string> split_names(const std::string& text) {
   return names;
 }
 
+void set_media_options(const ServeFlags& flags, MediaOptions& media) {
+  if (!flags.flag("enable-multimodal")) media.images = media.audio = false;
+  media.local_path = flags.text("allowed-local-media-path");
+  const auto read = [&](const std::string& flag, const char* kind, const char* key, int32_t& value) {
+    if (flags.text(flag).empty()) return;
+    const auto object = nlohmann::json::parse(flags.text(flag));
+    if (!object.contains(kind)) return;
+    const auto& at = key ? object[kind].value(key, nlohmann::json(value)) : object[kind];
+    if (!at.is_number_integer() || at.get<int64_t>() < 0 || (key && !is_soft_token_budget(at.get<int64_t>()))) {
+      raise(ErrorCode::invalid_argument, "--{}: {} of {} must be {}", flag, key ? key : "the limit", kind, key ? "70, 140, 280, 560 or 1120" : "0 or more");
+    }
+    value = at.get<int32_t>();
+  };
+  read("limit-mm-data-per-request", "image", nullptr, media.max_images);
+  read("limit-mm-data-per-request", "audio", nullptr, media.max_audios);
+  read("limit-mm-data-per-request", "video", nullptr, media.max_videos);
+  read("mm-process-config", "image", "max_soft_tokens", media.image_budget);
+  read("mm-process-config", "video", "max_soft_tokens", media.video_budget);
+}
+
 ApiOptions api_options(const ServeFlags& flags, const LoadedModel& loaded, const Tokenizer& tokenizer, uint64_t seed) {
   ApiOptions options = api_options_of(loaded, tokenizer);
   const std::string names = flags.text("served-model-name");
@@ -83,6 +104,7 @@ ApiOptions api_options(const ServeFlags& flags, const LoadedModel& loaded, const
   options.reasoning_parser = flags.text("reasoning-parser") != "none";
   options.tool_parser = flags.text("tool-call-parser") != "none";
   options.trust_special_tokens_in_text = flags.flag("trust-special-tokens-in-text");
+  set_media_options(flags, options.media);
   options.default_template_kwargs = flags.text("default-chat-template-kwargs");
   options.random_seed = seed;
   options.round_metrics = flags.text("per-request-spec-decode-metrics");

@@ -219,7 +219,7 @@ void Api::Impl::route(const HttpRequest& request, const ExchangePtr& exchange) {
     return exchange->respond(json_response({{"model_path", options.model_path}, {"served_model_name", options.served_names.front()}, {"tokenizer_path", options.tokenizer_path}, {"is_generation", true},
                                             {"preferred_sampling_params", nullptr}, {"weight_version", "default"}, {"load_format", "auto"},
                                             {"reasoning_parser", options.reasoning_parser ? Json("gemma4") : Json(nullptr)}, {"tool_call_parser", options.tool_parser ? Json("gemma4") : Json(nullptr)},
-                                            {"disaggregation_mode", "null"}, {"has_image_understanding", false}, {"has_audio_understanding", false}, {"model_type", options.model_type},
+                                            {"disaggregation_mode", "null"}, {"has_image_understanding", options.media.images}, {"has_audio_understanding", options.media.audio}, {"model_type", options.model_type},
                                             {"architectures", {options.architecture}}}));
   }
 

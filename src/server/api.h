@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "server/generation_fields.h"
 #include "server/http.h"
+#include "server/media_parts.h"
 #include "text/chat_template.h"
 #include "text/output_parser.h"
 #include "text/tokenizer.h"
@@ -30,6 +31,7 @@ struct ApiOptions {
   std::string default_template_kwargs;    // JSON object, "" for none
   std::string server_info;                // JSON object with every resolved flag, secrets starred
   std::string round_metrics = "off";      // summary or detailed: speculation's figures in replies
+  MediaOptions media;
   uint64_t random_seed = 0;               // base of the seeds of requests without one
 };
 

@@ -5,6 +5,8 @@
 #include <set>
 
 #include "base/clock.h"
+#include "base/log.h"
+#include "media/resize.h"
 #include "server/api_impl.h"
 #include "server/http_text.h"
 #include "text/chat_messages.h"
@@ -91,11 +93,16 @@ Json template_kwargs(const Fields& fields, const ApiOptions& options) {
   return kwargs;
 }
 
+// Soft tokens of a prompt, by what they came from.
+struct MediaCounts {
+  int64_t image = 0, audio = 0, video = 0;
+};
+
 // One chat completion from its first token to its last byte. Lives on the connection's thread.
 class ChatReply : public std::enable_shared_from_this<ChatReply> {
  public:
-  ChatReply(std::shared_ptr<Api::Impl> api, ExchangePtr exchange, GenerationFields fields, int32_t num_prompt, ReplyOptions options, bool want_logprobs, bool stream_reasoning, bool single_call)
-      : api_(std::move(api)), exchange_(std::move(exchange)), fields_(std::move(fields)), num_prompt_(num_prompt), want_logprobs_(want_logprobs), stream_reasoning_(stream_reasoning),
+  ChatReply(std::shared_ptr<Api::Impl> api, ExchangePtr exchange, GenerationFields fields, int32_t num_prompt, MediaCounts media, ReplyOptions options, bool want_logprobs, bool stream_reasoning, bool single_call)
+      : api_(std::move(api)), exchange_(std::move(exchange)), fields_(std::move(fields)), num_prompt_(num_prompt), media_(media), want_logprobs_(want_logprobs), stream_reasoning_(stream_reasoning),
         single_call_(single_call), id_("chatcmpl-" + random_hex(32)), created_(unix_seconds()), started_(monotonic_seconds()) {
     for (int32_t i = 0; i < fields_.num_choices; ++i) choices_.push_back(std::make_unique<Choice>(api_->tokenizer, api_->markers, options));
   }
@@ -183,8 +190,12 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
       completion += c->tokens;
       reasoning += c->reply.reasoning_tokens();
     }
+    Json details = {{"cached_tokens", cached_}};
+    if (media_.image > 0) details["image_tokens"] = media_.image;
+    if (media_.audio > 0) details["audio_tokens"] = media_.audio;
+    if (media_.video > 0) details["video_tokens"] = media_.video;
     return {{"prompt_tokens", num_prompt_}, {"completion_tokens", completion}, {"total_tokens", num_prompt_ + completion},
-            {"prompt_tokens_details", {{"cached_tokens", cached_}}}, {"completion_tokens_details", {{"reasoning_tokens", reasoning}}}, {"reasoning_tokens", reasoning}};
+            {"prompt_tokens_details", details}, {"completion_tokens_details", {{"reasoning_tokens", reasoning}}}, {"reasoning_tokens", reasoning}};
   }
 
   Json chunk_head() const {
@@ -300,6 +311,7 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
   ExchangePtr exchange_;
   GenerationFields fields_;
   int32_t num_prompt_;
+  MediaCounts media_;
   bool want_logprobs_, stream_reasoning_, single_call_;
   std::string id_;
   int64_t created_;
@@ -315,29 +327,61 @@ Api::Impl::ChatPrompt Api::Impl::chat_prompt(const Json& body) const {
   Json messages = fields.has("messages") ? body["messages"] : Json(nullptr);
   if (messages.is_null()) throw Error(ErrorCode::invalid_argument, "'messages' is required", "messages");
   const auto media = value_or_raise(normalize_messages(messages));
-  if (!media.empty()) throw Error(ErrorCode::invalid_argument, "this build serves text only: images, audio and video are not available", media[0].param);
+  const auto budget = fields.integer("image_soft_tokens", 70, 1120);
+  if (budget && !is_soft_token_budget(*budget)) fields.reject("image_soft_tokens", "'image_soft_tokens' must be 70, 140, 280, 560 or 1120");
+  std::vector<PreparedMedia> prepared = prepare_media(media, options.media, static_cast<int32_t>(budget.value_or(0)));
   const Json tools = read_tools(fields);
   const bool with_tools = read_tool_choice(fields, tools);
   const Json kwargs = template_kwargs(fields, options);
   ChatTemplate::Options render{.tools = with_tools && !tools.is_null() ? &tools : nullptr, .kwargs = &kwargs};
   render.continue_final_message = fields.boolean("continue_final_message").value_or(false);
   render.add_generation_prompt = fields.boolean("add_generation_prompt").value_or(true);
-  const MarkedText prompt = value_or_raise(chat_template->render(messages, render));
+  MarkedText prompt = value_or_raise(chat_template->render(messages, render));
+  if (!prepared.empty()) prompt = spell_out_videos(prompt, prepared);
   ChatPrompt out;
   const TextSpan everything{0, prompt.text.size()};
   out.ids = tokenizer.encode_marked(prompt.text, options.trust_special_tokens_in_text ? std::span(&everything, 1) : std::span<const TextSpan>(prompt.trusted));
+  if (fields.has("input_ids")) out.ids = fields.ids("input_ids", tokenizer.vocab_size());
   out.opens_thinking = prompt_opens_thinking(prompt.text);
+  out.media = expand_media(out.ids, std::move(prepared), options.media);
   return out;
 }
 
+namespace {
+bool has_media(const Json& body) {
+  const auto messages = body.find("messages");
+  if (messages == body.end() || !messages->is_array()) return false;
+  for (const Json& message : *messages) {
+    if (!message.is_object() || !message.contains("content") || !message["content"].is_array()) continue;
+    for (const Json& part : message["content"]) {
+      if (part.is_object() && part.contains("type") && part["type"] != "text") return true;
+    }
+  }
+  return false;
+}
+}  // namespace
+
 void Api::Impl::chat(const Json& body, const HttpRequest& http, const ExchangePtr& exchange) {
+  if (!has_media(body)) return start_chat(body, http.id, exchange);
+  media_threads.post([self = shared_from_this(), body, id = http.id, exchange] {
+    try {
+      self->start_chat(body, id, exchange);
+    } catch (const Error& error) {
+      exchange->respond(error_response(error));
+    } catch (const std::exception& error) {
+      log_error("a request with media failed: {}", error.what());
+      exchange->respond(error_response(500, "internal error", "", "internal_error"));
+    }
+  });
+}
+
+void Api::Impl::start_chat(const Json& body, const std::string& http_id, const ExchangePtr& exchange) {
   const Fields fields(body);
   GenerationFields generation = read_generation_fields(fields, options.chat_defaults, tokenizer.vocab_size());
   const bool logprobs = fields.boolean("logprobs").value_or(false);
   const auto top_logprobs = fields.integer("top_logprobs", 0, 20);
   if (top_logprobs && !logprobs) fields.reject("top_logprobs", "'top_logprobs' needs 'logprobs' to be true");
   ChatPrompt prompt = chat_prompt(body);
-  if (fields.has("input_ids")) prompt.ids = fields.ids("input_ids", tokenizer.vocab_size());
   const bool with_tools = read_tool_choice(fields, read_tools(fields));
 
   ReplyOptions reply;
@@ -346,10 +390,13 @@ void Api::Impl::chat(const Json& body, const HttpRequest& http, const ExchangePt
   reply.keep_stop = generation.no_stop_trim;
   reply.parser = {.reasoning = options.reasoning_parser && fields.boolean("separate_reasoning").value_or(true), .tools = options.tool_parser && with_tools, .starts_thinking = prompt.opens_thinking};
   const auto num_prompt = static_cast<int32_t>(prompt.ids.size());
-  auto request = engine_request(std::move(prompt.ids), generation, generation.rid.empty() ? http.id + "-" + random_hex(8) : generation.rid, std::nullopt);
+  auto request = engine_request(std::move(prompt.ids), generation, generation.rid.empty() ? http_id + "-" + random_hex(8) : generation.rid, std::nullopt);
+  MediaCounts counts;
+  for (const SoftTokens& m : prompt.media) (m.kind == SoftTokens::Kind::image ? counts.image : m.kind == SoftTokens::Kind::video ? counts.video : counts.audio) += m.count;
+  request->media = std::move(prompt.media);
   if (logprobs) request->top_logprobs = static_cast<int32_t>(top_logprobs.value_or(0));
   const bool stream = generation.stream;
-  const auto state = std::make_shared<ChatReply>(shared_from_this(), exchange, std::move(generation), num_prompt, reply, logprobs,
+  const auto state = std::make_shared<ChatReply>(shared_from_this(), exchange, std::move(generation), num_prompt, counts, reply, logprobs,
                                                  fields.boolean("stream_reasoning").value_or(true), !fields.boolean("parallel_tool_calls").value_or(true));
   const std::string id = request->id;
   state->engine_id = id;

@@ -10,6 +10,18 @@
 #include "server/metrics.h"
 
 namespace nibble {
+// Where requests with media are prepared: decoding takes long, and neither the connections nor the engine should wait for it.
+class MediaThreads {
+ public:
+  MediaThreads();
+  ~MediaThreads();
+  void post(std::function<void()> work);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
 using ExchangePtr = std::shared_ptr<Exchange>;
 
 struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
@@ -22,6 +34,7 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   std::atomic<bool> ready{false};
   double started;
   std::atomic<uint64_t> next_seed{0};
+  MediaThreads media_threads;
 
   Impl(ApiOptions o, Engine& e, const Tokenizer& t, const ChatTemplate* c);
 
@@ -29,6 +42,7 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   bool authorized(const HttpRequest& request, bool management) const;
 
   void chat(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);           // api_chat.cpp
+  void start_chat(const Json& body, const std::string& http_id, const ExchangePtr& exchange);
   void completions(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);    // api_completions.cpp
   void generate(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);       // api_generate.cpp
   HttpResponse tokenize(const Json& body) const;                                               // api_text.cpp
@@ -40,6 +54,7 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   struct ChatPrompt {
     std::vector<int32_t> ids;
     bool opens_thinking = false;
+    std::vector<SoftTokens> media;
   };
   ChatPrompt chat_prompt(const Json& body) const;
   std::vector<int32_t> raw_prompt(const std::string& text, bool add_bos = true) const;
