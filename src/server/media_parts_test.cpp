@@ -108,8 +108,8 @@ TEST(BrokenMedia, ThreeHundredBrokenFilesAreRefused) {
     }
     for (int i = 0; i < 12; ++i) {  // another format's beginning
       std::string broken = whole;
-      broken[static_cast<size_t>(i) % 4] = static_cast<char>(broken[static_cast<size_t>(i) % 4] ^ (1 << (i % 7)));
-      expect_refused(source.kind, broken, fmt::format("{} with byte {} changed", source.file, i % 4));
+      broken[static_cast<size_t>(i) % 3] = static_cast<char>(broken[static_cast<size_t>(i) % 3] ^ (1 << (i % 7)));
+      expect_refused(source.kind, broken, fmt::format("{} with byte {} changed", source.file, i % 3));
     }
   }
   const std::string png = read_file(test_data("model/media/rings_640x480.png"));
