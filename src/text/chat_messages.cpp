@@ -137,6 +137,26 @@ class Normalizer {
     part = {{"type", "audio"}};
   }
 
+  // Everything that walks JSON recurses per level.
+  static bool is_too_deep(std::string_view text) {
+    constexpr int kMaxDepth = 128;
+    int depth = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < text.size(); ++i) {
+      if (in_string) {
+        if (text[i] == '"') in_string = false;
+        i += text[i] == '\\';
+      } else if (text[i] == '"') {
+        in_string = true;
+      } else if (text[i] == '{' || text[i] == '[') {
+        if (++depth > kMaxDepth) return true;
+      } else if (text[i] == '}' || text[i] == ']') {
+        --depth;
+      }
+    }
+    return false;
+  }
+
   static void normalize_tool_calls(json& calls, const std::string& path) {
     if (!calls.is_array()) reject(path, "'tool_calls' must be an array");
     for (size_t i = 0; i < calls.size(); ++i) {
@@ -147,6 +167,7 @@ class Normalizer {
       json& arguments = function["arguments"];
       if (arguments.is_string()) {
         const std::string text = arguments;
+        if (is_too_deep(text)) reject(call_path + ".arguments", "'arguments' nest more than 128 levels deep");
         const bool blank = text.find_first_not_of(" \t\r\n") == std::string::npos;
         arguments = blank ? json::object() : json::parse(text, nullptr, /*allow_exceptions=*/false);
       } else if (arguments.is_null()) {

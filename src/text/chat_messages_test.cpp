@@ -64,5 +64,12 @@ TEST(ChatTemplate, ContinuesTheLastMessage) {
   EXPECT_TRUE(prompt_opens_thinking(open->text));
   EXPECT_FALSE(prompt_opens_thinking("<|turn>model\n<|channel>thought\n<channel|>"));
 }
+TEST(NormalizeMessages, ArgumentsThatNestWithoutEndAreRefused) {
+  const std::string deep = "{\"a\": " + std::string(100'000, '[') + std::string(100'000, ']') + "}";
+  json messages = json::array({{{"role", "assistant"}, {"content", ""}, {"tool_calls", json::array({{{"id", "c"}, {"type", "function"}, {"function", {{"name", "f"}, {"arguments", deep}}}}})}}});
+  const auto result = normalize_messages(messages);
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().param, "messages[0].tool_calls[0].function.arguments");
+}
 }  // namespace
 }  // namespace nibble

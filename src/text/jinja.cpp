@@ -13,14 +13,13 @@ namespace nibble {
 namespace {
 using namespace jinja;
 
-constexpr int64_t kMaxSteps = 10'000'000;
-constexpr size_t kMaxOutput = size_t{64} << 20;
 constexpr int kMaxCalls = 200;
 
 enum class Flow { next, break_loop, continue_loop };
 
 class Renderer {
  public:
+  explicit Renderer(int64_t max_steps) : max_steps_(max_steps) {}
   void define(const std::string& name, Value value) { globals_[name] = std::move(value); }
 
   Text run(const Body& body) {
@@ -51,11 +50,10 @@ class Renderer {
   };
 
   void count_step() {
-    if (++steps_ > kMaxSteps) fail_render("the template takes more than 10,000,000 steps");
+    if (++steps_ > max_steps_) fail_render(fmt::format("the template takes more than {} steps", max_steps_));
   }
   void emit(Text& out, const Text& text) {
     out.append(text);
-    if (out.bytes.size() > kMaxOutput) fail_render("the template's output is larger than 64 MiB");
   }
 
   // ---- statements ----
@@ -106,6 +104,8 @@ class Renderer {
     if (!s.text.empty()) {
       const Value holder = lookup(s.targets[0]);
       if (!holder.is(Kind::scope)) fail_render(fmt::format("line {}: '{}' is not a namespace", s.line, s.targets[0]));
+      // It could hold itself, and nothing would ever free it.
+      if (value.holds_scope()) fail_render(fmt::format("line {}: a namespace cannot be kept in a namespace", s.line));
       for (auto& [key, held] : holder.pairs_in_place()) {
         if (key.text().bytes == s.text) {
           held = std::move(value);
@@ -473,7 +473,7 @@ class Renderer {
 
   Scope globals_;
   std::vector<Frame> scopes_;
-  int64_t steps_ = 0;
+  int64_t max_steps_, steps_ = 0;
   int calls_ = 0;
 };
 }  // namespace
@@ -495,9 +495,10 @@ Result<JinjaTemplate> JinjaTemplate::parse(std::string_view source) {
   }
 }
 
-Result<MarkedText> JinjaTemplate::render(const nlohmann::ordered_json& variables, const nlohmann::ordered_json& trusted_variables) const {
+Result<MarkedText> JinjaTemplate::render(const nlohmann::ordered_json& variables, const nlohmann::ordered_json& trusted_variables, const JinjaLimits& limits) const {
   try {
-    Renderer renderer;
+    const WorkLimit work(limits.work_bytes);
+    Renderer renderer(limits.steps);
     for (const auto& [name, value] : variables.items()) renderer.define(name, Value::from_json(value, false));
     for (const auto& [name, value] : trusted_variables.items()) renderer.define(name, Value::from_json(value, true));
     Text text = renderer.run(impl_->body);

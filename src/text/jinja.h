@@ -6,6 +6,7 @@
 // A template is parsed once and may be rendered from many threads.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -21,6 +22,12 @@ struct MarkedText {
   std::vector<TextSpan> trusted;  // ascending, disjoint, maximal
 };
 
+// What one render may do before it is given up.
+struct JinjaLimits {
+  int64_t steps = 10'000'000;
+  int64_t work_bytes = int64_t{4} << 30;  // copied or compared
+};
+
 class JinjaTemplate {
  public:
   // invalid_argument with the line on a syntax error.
@@ -31,8 +38,9 @@ class JinjaTemplate {
   ~JinjaTemplate();
 
   // `variables`: an object; strings in it are data, those in `trusted_variables` count as the template's own.
-  // Errors: whatever raises in the template (raise_exception, undefined access, types), and the limits: 10,000,000 steps, 64 MiB, calls 200 deep.
-  Result<MarkedText> render(const nlohmann::ordered_json& variables, const nlohmann::ordered_json& trusted_variables) const;
+  // Errors: whatever raises in the template (raise_exception, undefined access, types), and the limits: those given, 64 MiB of text, lists of a
+  // million items, values 300 and calls 200 levels deep.
+  Result<MarkedText> render(const nlohmann::ordered_json& variables, const nlohmann::ordered_json& trusted_variables, const JinjaLimits& limits = {}) const;
 
  private:
   struct Impl;

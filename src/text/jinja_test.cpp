@@ -135,5 +135,16 @@ TEST(ChatTemplateGoldens, RealTemplatesRenderByteForByte) {
   }
   EXPECT_EQ(checked, 4 * 95);
 }
+TEST(Jinja, EndlessGrowthIsAnErrorNotAnEnd) {
+  const auto refused = [](std::string_view source, std::string_view why) {
+    const std::string out = render(source);
+    EXPECT_TRUE(out.starts_with("error: ") && out.find(why) != std::string::npos) << source << " gave " << out.substr(0, 200);
+  };
+  refused("{% set ns = namespace(t='abcdefgh') %}{% for i in range(60) %}{% set ns.t = ns.t ~ ns.t %}{% endfor %}", "64 MiB");
+  refused("{% set ns = namespace(t=[1]) %}{% for i in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}", "1,000,000 items");
+  refused("{% set ns = namespace(t=[1]) %}{% for i in range(100000) %}{% set ns.t = [ns.t] %}{% endfor %}", "300 levels");
+  refused("{% set ns = namespace(t=[1]) %}{% for i in range(60) %}{% set ns.t = [ns.t, ns.t] %}{% endfor %}{{ ns.t }}", "too much text");
+  refused("{% set ns = namespace(t=1) %}{% set ns.t = [ns] %}", "namespace");
+}
 }  // namespace
 }  // namespace nibble

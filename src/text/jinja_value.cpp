@@ -1,5 +1,6 @@
 #include "text/jinja_value.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 #include <charconv>
@@ -9,6 +10,23 @@
 #include "base/utf8.h"
 
 namespace nibble::jinja {
+namespace {
+constexpr size_t kMaxItems = 1'000'000;
+constexpr uint16_t kMaxDepth = 300;
+constexpr size_t kNodeWork = 32;  // of looking at one value
+
+thread_local int64_t work_left = INT64_MAX;
+}  // namespace
+
+WorkLimit::WorkLimit(int64_t bytes) { work_left = bytes; }
+WorkLimit::~WorkLimit() { work_left = INT64_MAX; }
+
+void charge_work(size_t bytes) {
+  if (work_left == INT64_MAX) return;
+  work_left -= static_cast<int64_t>(bytes);
+  if (work_left < 0) fail_render("the template copies too much text");
+}
+
 void fail_render(std::string message) { throw RenderError{std::move(message)}; }
 
 Value Value::boolean(bool b) {
@@ -34,17 +52,32 @@ Value Value::floating(double d) {
   return v;
 }
 Value Value::string(Text text) {
+  charge_work(text.bytes.size());
   Value v(Kind::string);
   v.text_ = std::make_shared<const Text>(std::move(text));
   return v;
 }
+void Value::take_depth_of(const Value& part) {
+  if (part.depth_ >= kMaxDepth) fail_render("a value nests more than 300 levels deep");
+  depth_ = std::max<uint16_t>(depth_, part.depth_ + 1);
+  holds_scope_ = holds_scope_ || part.holds_scope_;
+}
 Value Value::list(List items, Kind kind) {
+  if (items.size() > kMaxItems) fail_render("a list grows beyond 1,000,000 items");
+  charge_work(items.size() * sizeof(Value));
   Value v(kind);
+  for (const Value& item : items) v.take_depth_of(item);
   v.list_ = std::make_shared<const List>(std::move(items));
   return v;
 }
 Value Value::mapping(Items items, Kind kind) {
+  charge_work(items.size() * sizeof(items[0]));
   Value v(kind);
+  v.holds_scope_ = kind == Kind::scope;
+  for (const auto& [key, item] : items) {
+    v.take_depth_of(key);
+    v.take_depth_of(item);
+  }
   v.pairs_ = std::make_shared<Items>(std::move(items));
   return v;
 }
@@ -128,6 +161,7 @@ std::string_view Value::type_name() const {
 }
 
 bool equal(const Value& a, const Value& b) {
+  charge_work(kNodeWork);
   if (a.is_number() && b.is_number()) {
     if (a.is_big() || b.is_big()) return a.is_big() && b.is_big() && a.digits() == b.digits();
     if (a.is(Kind::floating) || b.is(Kind::floating)) return a.as_double() == b.as_double();
@@ -160,6 +194,7 @@ bool equal(const Value& a, const Value& b) {
 }
 
 int compare(const Value& a, const Value& b) {
+  charge_work(kNodeWork);
   if (a.is_number() && b.is_number()) {
     if (a.is(Kind::floating) || b.is(Kind::floating) || a.is_big() || b.is_big()) return a.as_double() < b.as_double() ? -1 : a.as_double() > b.as_double();
     return a.as_integer() < b.as_integer() ? -1 : a.as_integer() > b.as_integer();
@@ -240,6 +275,7 @@ std::string join_reprs(const List& items, std::string_view open, std::string_vie
 }  // namespace
 
 std::string to_repr(const Value& value) {
+  charge_work(kNodeWork + (value.is(Kind::string) ? value.text().bytes.size() : 0));
   switch (value.kind()) {
     case Kind::undefined: return "Undefined";
     case Kind::none: return "None";
@@ -269,6 +305,7 @@ Text to_text(const Value& value) {
 }
 
 std::vector<std::pair<size_t, size_t>> code_points(std::string_view text) {
+  charge_work(4 * text.size());
   std::vector<std::pair<size_t, size_t>> out;
   for (size_t at = 0; at < text.size();) {
     const size_t length = decode_utf8(text, at).length;

@@ -16,13 +16,29 @@ struct RenderError {
   std::string message;
 };
 
+[[noreturn]] void fail_render(std::string message);
+
+// What a render may still do, in bytes copied or looked at: a short template can ask for endless work, and strings that double grow without end. Per thread; each
+// thread renders one template at a time. Outside of a render nothing is counted.
+class WorkLimit {
+ public:
+  explicit WorkLimit(int64_t bytes);
+  ~WorkLimit();
+  WorkLimit(const WorkLimit&) = delete;
+  WorkLimit& operator=(const WorkLimit&) = delete;
+};
+void charge_work(size_t bytes);  // raises RenderError when it is used up
+
 // A string and, byte by byte, whether the template wrote it ('\1') or data ('\0').
 struct Text {
+  static constexpr size_t kMaxBytes = size_t{64} << 20;
   std::string bytes, origin;
 
   Text() = default;
   Text(std::string_view s, bool trusted) : bytes(s), origin(s.size(), trusted ? '\1' : '\0') {}
   void append(const Text& other) {
+    if (bytes.size() + other.bytes.size() > kMaxBytes) fail_render("a text grows beyond 64 MiB");
+    charge_work(other.bytes.size());
     bytes += other.bytes;
     origin += other.origin;
   }
@@ -79,10 +95,15 @@ class Value {
 
   const Value* find(std::string_view key) const;  // item of a mapping or namespace by string key
   std::string_view type_name() const;
+  bool holds_scope() const { return holds_scope_; }  // is a namespace, or has one inside
 
  private:
   explicit Value(Kind kind) : kind_(kind) {}
+  void take_depth_of(const Value& part);  // raises beyond 300 levels, which recursive code could not bear
+
   Kind kind_ = Kind::undefined;
+  bool holds_scope_ = false;
+  uint16_t depth_ = 0;
   int64_t integer_ = 0;
   double floating_ = 0;
   std::shared_ptr<const Text> text_;  // strings; the name of an undefined; digits of a big integer
@@ -101,6 +122,4 @@ std::string float_repr(double d);
 std::vector<std::pair<size_t, size_t>> code_points(std::string_view text);
 // The values that a for loop visits; raises for what is not iterable.
 List iterate(const Value& value);
-
-[[noreturn]] void fail_render(std::string message);
 }  // namespace nibble::jinja

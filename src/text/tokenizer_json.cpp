@@ -39,11 +39,13 @@ class Reader {
     check(parser.iterate(padded).get(document), "the file");
     od::object root;
     check(document.get_object().get(root), "the file");
+    check_filled(root, "the file");
     read_added(root);
     check_normalizer(root);
     check_decoder(root);
     od::object model;
     check(root.find_field_unordered("model").get_object().get(model), "model");
+    check_filled(model, "model");
     read_model(model);
     place_added();
     return std::move(data_);
@@ -53,6 +55,18 @@ class Reader {
   void check(simdjson::error_code code, std::string_view what) const {
     if (code != simdjson::SUCCESS) raise(ErrorCode::corrupt, "{}: {}: {}", source_, what, simdjson::error_message(code));
   }
+  // Whether a field that may be absent or of another type is there. Any other error means that the text is no JSON; the parser must not be used after it.
+  bool found(simdjson::error_code code, std::string_view what) const {
+    if (code == simdjson::NO_SUCH_FIELD || code == simdjson::INCORRECT_TYPE) return false;
+    check(code, what);
+    return true;
+  }
+  // simdjson 3.0 cannot look for two fields in an empty object.
+  void check_filled(od::object& object, std::string_view what) const {
+    bool is_empty = false;
+    check(object.is_empty().get(is_empty), what);
+    if (is_empty) raise(ErrorCode::corrupt, "{}: {}: an empty object", source_, what);
+  }
   template <typename... Args>
   [[noreturn]] void refuse(fmt::format_string<Args...> format, Args&&... args) const {
     raise(ErrorCode::unsupported, "{}: {}", source_, fmt::format(format, std::forward<Args>(args)...));
@@ -61,8 +75,10 @@ class Reader {
   bool flag(od::object& object, const char* key) const {
     bool value = false;
     od::value field;
-    if (object.find_field_unordered(key).get(field) != simdjson::SUCCESS) return false;
-    if (field.is_null()) return false;
+    if (!found(object.find_field_unordered(key).get(field), key)) return false;
+    bool is_null = false;
+    check(field.is_null().get(is_null), key);
+    if (is_null) return false;
     check(field.get_bool().get(value), key);
     return value;
   }
@@ -74,10 +90,11 @@ class Reader {
 
   void read_added(od::object& root) {
     od::array tokens;
-    if (root.find_field_unordered("added_tokens").get_array().get(tokens) != simdjson::SUCCESS) return;
+    if (!found(root.find_field_unordered("added_tokens").get_array().get(tokens), "added_tokens")) return;
     for (auto element : tokens) {
       od::object token;
       check(element.get_object().get(token), "added_tokens");
+      check_filled(token, "added_tokens");
       int64_t id;
       check(token.find_field_unordered("id").get_int64().get(id), "added_tokens.id");
       Pending pending{id, text(token, "content", "added_tokens"), flag(token, "special")};
@@ -91,18 +108,19 @@ class Reader {
 
   // {"type": "Replace", "pattern": {"String": from}, "content": to}
   bool is_replace(od::object& object, std::string_view from, std::string_view to) const {
+    check_filled(object, "Replace");
     if (text(object, "type", "Replace") != "Replace") return false;
     od::object pattern;
-    if (object.find_field_unordered("pattern").get_object().get(pattern) != simdjson::SUCCESS) return false;
-    std::string_view found;
-    if (pattern.find_field_unordered("String").get_string().get(found) != simdjson::SUCCESS || found != from) return false;
-    return object.find_field_unordered("content").get_string().get(found) == simdjson::SUCCESS && found == to;
+    if (!found(object.find_field_unordered("pattern").get_object().get(pattern), "pattern")) return false;
+    check_filled(pattern, "pattern");
+    std::string_view value;
+    if (!found(pattern.find_field_unordered("String").get_string().get(value), "pattern") || value != from) return false;
+    return found(object.find_field_unordered("content").get_string().get(value), "content") && value == to;
   }
 
   void check_normalizer(od::object& root) const {
     od::object normalizer;
-    const auto code = root.find_field_unordered("normalizer").get_object().get(normalizer);
-    if (code != simdjson::SUCCESS || !is_replace(normalizer, " ", kSpaceMarkText)) {
+    if (!found(root.find_field_unordered("normalizer").get_object().get(normalizer), "normalizer") || !is_replace(normalizer, " ", kSpaceMarkText)) {
       refuse("normalizer must be Replace \" \" by \"{}\" (Gemma's); another one is not supported", kSpaceMarkText);
     }
   }
@@ -111,14 +129,17 @@ class Reader {
     constexpr std::string_view kWanted = "decoder must be Sequence[Replace, ByteFallback, Fuse] (Gemma's); another one is not supported";
     od::object decoder;
     od::array steps;
-    if (root.find_field_unordered("decoder").get_object().get(decoder) != simdjson::SUCCESS || text(decoder, "type", "decoder") != "Sequence" ||
-        decoder.find_field_unordered("decoders").get_array().get(steps) != simdjson::SUCCESS) {
+    if (!found(root.find_field_unordered("decoder").get_object().get(decoder), "decoder")) refuse("{}", kWanted);
+    check_filled(decoder, "decoder");
+    if (text(decoder, "type", "decoder") != "Sequence" ||
+        !found(decoder.find_field_unordered("decoders").get_array().get(steps), "decoder")) {
       refuse("{}", kWanted);
     }
     size_t index = 0;
     for (auto element : steps) {
       od::object step;
       check(element.get_object().get(step), "decoder");
+      check_filled(step, "decoder");
       const bool right = index == 0   ? is_replace(step, kSpaceMarkText, " ")
                          : index == 1 ? text(step, "type", "decoder") == "ByteFallback"
                          : index == 2 ? text(step, "type", "decoder") == "Fuse"
@@ -134,10 +155,10 @@ class Reader {
     if (type != "BPE") refuse("model.type is {}, only BPE is supported", type);
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       std::string_view value;
-      if (model.find_field_unordered(key).get_string().get(value) == simdjson::SUCCESS && !value.empty()) refuse("model.{} is not supported", key);
+      if (found(model.find_field_unordered(key).get_string().get(value), key) && !value.empty()) refuse("model.{} is not supported", key);
     }
     double dropout;
-    if (model.find_field_unordered("dropout").get_double().get(dropout) == simdjson::SUCCESS && dropout > 0) refuse("model.dropout is not supported");
+    if (found(model.find_field_unordered("dropout").get_double().get(dropout), "model.dropout") && dropout > 0) refuse("model.dropout is not supported");
     if (!flag(model, "byte_fallback")) refuse("model.byte_fallback must be true");
     if (flag(model, "ignore_merges")) refuse("model.ignore_merges is not supported");
     read_vocab(model);
@@ -212,7 +233,9 @@ class Reader {
     for (auto element : merges) {
       od::value value;
       check(element.get(value), "model.merges");
-      if (value.type().value_unsafe() == od::json_type::string) {  // the older spelling: "l r"
+      od::json_type type;
+      check(value.type().get(type), "model.merges");
+      if (type == od::json_type::string) {  // the older spelling: "l r"
         std::string_view both;
         check(value.get_string().get(both), "model.merges");
         const size_t space = both.find(' ', 1);

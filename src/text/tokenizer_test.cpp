@@ -262,5 +262,11 @@ TEST(TokenizerFile, WhatIsNotSupportedIsRefusedByName) {
   EXPECT_NE(spoiled("/model/merges", json::array({"ab"})).find("not two tokens"), std::string::npos);
   EXPECT_FALSE(message(json::array()).empty());
 }
+TEST(TokenizerFile, EmptyObjectsAndBrokenTextAreErrors) {
+  for (const char* text : {"{}", "", "[]", R"({"normalizer": {}})", R"({"normalizer": {"type": "Replace", "pattern": {}, "content": "x"}})", R"({"added_tokens": [{}]})",
+                           R"({"added_tokens": [{"id": 0, "content": "a", "special": nil}]})", R"({"added_tokens": nul, "model": {}})"}) {
+    EXPECT_THROW(Tokenizer::from_json(text, "tokenizer.json"), Error) << text;
+  }
+}
 }  // namespace
 }  // namespace nibble
