@@ -36,6 +36,9 @@ class Reader {
     const simdjson::padded_string padded(json);
     od::parser parser;
     od::document document;
+    // On-demand parsing takes a broken child for its neighbours; what is read so must be whole JSON first.
+    simdjson::dom::parser whole;
+    check(whole.parse(padded).error(), "the file");
     check(parser.iterate(padded).get(document), "the file");
     od::object root;
     check(document.get_object().get(root), "the file");
