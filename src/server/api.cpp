@@ -248,8 +248,12 @@ void Api::set_ready(bool ready) { impl_->ready = ready; }
 
 void Api::handle(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
   impl_->metrics.count_http_request(request.path, request.method);
+  impl_->answering(exchange, [&] { impl_->route(request, exchange); });
+}
+
+void Api::Impl::answering(const ExchangePtr& exchange, const std::function<void()>& work) {
   try {
-    impl_->route(request, exchange);
+    work();
   } catch (const Error& error) {
     exchange->respond(error_response(error));
   } catch (const std::exception& error) {

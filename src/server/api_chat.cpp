@@ -362,26 +362,21 @@ bool has_media(const Json& body) {
 }  // namespace
 
 void Api::Impl::chat(const Json& body, const HttpRequest& http, const ExchangePtr& exchange) {
-  if (!has_media(body)) return start_chat(body, http.id, exchange);
+  if (!has_media(body)) return start_chat(body, http.id, exchange, chat_prompt(body));
   media_threads.post([self = shared_from_this(), body, id = http.id, exchange] {
-    try {
-      self->start_chat(body, id, exchange);
-    } catch (const Error& error) {
-      exchange->respond(error_response(error));
-    } catch (const std::exception& error) {
-      log_error("a request with media failed: {}", error.what());
-      exchange->respond(error_response(500, "internal error", "", "internal_error"));
-    }
+    self->answering(exchange, [&] {
+      auto prompt = std::make_shared<ChatPrompt>(self->chat_prompt(body));
+      exchange->post([=] { self->answering(exchange, [&] { self->start_chat(body, id, exchange, std::move(*prompt)); }); });
+    });
   });
 }
 
-void Api::Impl::start_chat(const Json& body, const std::string& http_id, const ExchangePtr& exchange) {
+void Api::Impl::start_chat(const Json& body, const std::string& http_id, const ExchangePtr& exchange, ChatPrompt prompt) {
   const Fields fields(body);
   GenerationFields generation = read_generation_fields(fields, options.chat_defaults, tokenizer.vocab_size());
   const bool logprobs = fields.boolean("logprobs").value_or(false);
   const auto top_logprobs = fields.integer("top_logprobs", 0, 20);
   if (top_logprobs && !logprobs) fields.reject("top_logprobs", "'top_logprobs' needs 'logprobs' to be true");
-  ChatPrompt prompt = chat_prompt(body);
   const bool with_tools = read_tool_choice(fields, read_tools(fields));
 
   ReplyOptions reply;

@@ -41,8 +41,10 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   void route(const HttpRequest& request, const ExchangePtr& exchange);
   bool authorized(const HttpRequest& request, bool management) const;
 
+  // Runs `work`; what it throws becomes the response.
+  void answering(const ExchangePtr& exchange, const std::function<void()>& work);
+
   void chat(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);           // api_chat.cpp
-  void start_chat(const Json& body, const std::string& http_id, const ExchangePtr& exchange);
   void completions(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);    // api_completions.cpp
   void generate(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);       // api_generate.cpp
   HttpResponse tokenize(const Json& body) const;                                               // api_text.cpp
@@ -57,6 +59,7 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
     std::vector<SoftTokens> media;
   };
   ChatPrompt chat_prompt(const Json& body) const;
+  void start_chat(const Json& body, const std::string& http_id, const ExchangePtr& exchange, ChatPrompt prompt);  // on the connection's thread
   std::vector<int32_t> raw_prompt(const std::string& text, bool add_bos = true) const;
 
   // An engine request with everything but its sink; throws Error for what does not fit the context.

@@ -60,7 +60,11 @@ class RecordingExchange final : public Exchange {
   }
   void start_events() override {}
   void event(std::string data) override { require(data == "[DONE]" || nlohmann::json::parse(data, nullptr, false).is_object()); }
-  void finish() override { done_ = true; }
+  void finish() override {
+    const std::lock_guard lock(mutex_);
+    done_ = true;
+    ready_.notify_one();
+  }
   void on_disconnect(std::function<void()> callback) override { disconnect_ = std::move(callback); }
   void post(std::function<void()> work) override {
     const std::lock_guard lock(mutex_);
@@ -71,18 +75,22 @@ class RecordingExchange final : public Exchange {
 
   // What the connection's thread would do, for at most `steps` pieces of work; then the client leaves.
   void serve(int steps) {
-    while (!done_ && steps-- > 0) {
+    while (steps-- > 0) {
       std::unique_lock lock(mutex_);
-      ready_.wait(lock, [&] { return !work_.empty(); });
+      ready_.wait(lock, [&] { return done_ || !work_.empty(); });
+      if (done_) break;
       const auto work = std::move(work_.front());
       work_.pop_front();
       lock.unlock();
       work();
     }
-    if (disconnect_ && !done_) disconnect_();
-    disconnect_ = nullptr;
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    const bool left = !done_;
     gone_ = true;
+    lock.unlock();
+    if (disconnect_ && left) disconnect_();
+    disconnect_ = nullptr;
+    lock.lock();
     work_.clear();
   }
 
