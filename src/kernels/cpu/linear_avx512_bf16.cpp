@@ -1,7 +1,7 @@
 // What bounds it: one row reads every packed byte once, so memory; from about 16 rows the vdpbf16ps units.
 //
-// A group's inputs are taken in panels of kPanel so that a panel (64 x 1024 x 2 bytes when widened) stays in the second-level cache while all rows
-// pass over it; sums wait in `out` between panels, unrounded, so the cut does not change a bit.
+// A group's inputs are taken in panels that stay in a cache while all rows pass over them: 128 KB of BF16 in the second level; of quantized weights,
+// once several rows share the decoding, 16 KB widened to BF16 in the first. Sums wait in memory between panels, unrounded, so the cut does not change a bit.
 #include "kernels/cpu/linear_avx512_bf16.h"
 
 #include <immintrin.h>
@@ -14,9 +14,10 @@
 
 namespace nibble::cpu::avx512_bf16 {
 namespace {
-constexpr int64_t kPanel = 1024;      // inputs; a multiple of 128
-constexpr int kVectors = 4;           // of 16 outputs, in a group
-constexpr int64_t kWidenRows = 7;     // from here on a quantized panel is widened to bf16 once and reused by the rows
+constexpr int64_t kPanel = 1024;        // inputs; a multiple of 128
+constexpr int64_t kWidenedPanel = 128;  // inputs of a panel of decoded weights
+constexpr int kVectors = 4;             // of 16 outputs, in a group
+constexpr int64_t kWidenRows = 13;      // from here on a quantized panel is widened to bf16 once and reused by the rows
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -108,13 +109,18 @@ struct Sums {
   }
 };
 
-// A panel of one group: inputs [begin, begin + count), with what it takes to find them. `widened`: bf16 pairs [count / 2][64][2], made from the codes.
+// A panel of one group: inputs [begin, begin + count), with what it takes to find them.
 struct Panel {
-  const Packed* weight;
   const uint8_t* group;      // the group's packed bytes
   const float* group_scales; // FP8: this group's row of block scales
-  const uint16_t* widened;   // nullptr: decode on the fly
   int64_t begin, count;
+};
+
+// Decoded inputs of a panel: pairs of bf16, and a scale per output and block.
+struct alignas(64) Widened {
+  uint16_t pairs[kWidenedPanel / 2][kGroup][2];
+  float scales[kWidenedPanel / kNvfp4Block][kGroup];
+  float spare[2][kGroup] = {};
 };
 
 constexpr int64_t kBf16PairBytes = kGroup * 4;          // one pair of inputs
@@ -124,6 +130,7 @@ constexpr int64_t kNvfp4BlockBytes = kGroup * 8 + kGroup;  // sixteen inputs: co
 // One chain over `pairs` pairs of bf16.
 template <int kRows, int kCols>
 inline void dot_pairs(Sums<kRows, kCols>& sums, const uint16_t* weights, int64_t pairs, const uint16_t* x, int64_t x_stride) {
+#pragma GCC unroll 1  // unrolled, the sums of a short chain no longer stay in registers
   for (int64_t p = 0; p < pairs; ++p) {
     __m512i w[kCols];
     for (int c = 0; c < kCols; ++c) w[c] = _mm512_loadu_si512(weights + (p * kVectors + c) * 32);
@@ -162,20 +169,16 @@ void panel_fp8(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRo
   for (int64_t k = 0; k < panel.count; k += kFp8Block) {
     Sums<kRows, kCols> block;
     block.clear();
-    if (panel.widened) {
-      dot_pairs(block, panel.widened + k / 2 * (kGroup * 2) + first_vector * 32, kFp8Block / 2, x + k, x_stride);
-    } else {
-      const uint8_t* codes = panel.group + (panel.begin + k) / 4 * kFp8QuadBytes + first_vector * 64;
-      for (int64_t i = 0; i < kFp8Block; i += 4, codes += kFp8QuadBytes) {
-        if constexpr (kRows == 1) {
-          for (int c = 0; c < kCols; ++c) _mm_prefetch(reinterpret_cast<const char*>(codes + c * 64) + 4096, _MM_HINT_T0);
-        }
-        for (int c = 0; c < kCols; ++c) {
-          __m512i pairs[2];
-          decode(codes + c * 64, pairs);
-          block.dot(c, pairs[0], x + k + i, x_stride);
-          block.dot(c, pairs[1], x + k + i + 2, x_stride);
-        }
+    const uint8_t* codes = panel.group + (panel.begin + k) / 4 * kFp8QuadBytes + first_vector * 64;
+    for (int64_t i = 0; i < kFp8Block; i += 4, codes += kFp8QuadBytes) {
+      if constexpr (kRows == 1) {
+        for (int c = 0; c < kCols; ++c) _mm_prefetch(reinterpret_cast<const char*>(codes + c * 64) + 4096, _MM_HINT_T0);
+      }
+      for (int c = 0; c < kCols; ++c) {
+        __m512i pairs[2];
+        decode(codes + c * 64, pairs);
+        block.dot(c, pairs[0], x + k + i, x_stride);
+        block.dot(c, pairs[1], x + k + i + 2, x_stride);
       }
     }
     __m512 scales[kCols];
@@ -191,18 +194,14 @@ void panel_nvfp4(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<k
   for (int64_t k = 0; k < panel.count; k += kNvfp4Block, packed += kNvfp4BlockBytes) {
     Sums<kRows, kCols> block;
     block.clear();
-    if (panel.widened) {
-      dot_pairs(block, panel.widened + k / 2 * (kGroup * 2) + first_vector * 32, kNvfp4Block / 2, x + k, x_stride);
-    } else {
-      if constexpr (kRows == 1) {
-        for (int64_t line = 0; line < kNvfp4BlockBytes; line += 64) _mm_prefetch(reinterpret_cast<const char*>(packed + line) + 4608, _MM_HINT_T0);
-      }
-      for (int half = 0; half < 2; ++half) {
-        for (int c = 0; c < kCols; ++c) {
-          __m512i pairs[4];
-          decode(packed + (first_vector + c) * 128 + half * 64, pairs);
-          for (int p = 0; p < 4; ++p) block.dot(c, pairs[p], x + k + half * 8 + p * 2, x_stride);
-        }
+    if constexpr (kRows == 1) {
+      for (int64_t line = 0; line < kNvfp4BlockBytes; line += 64) _mm_prefetch(reinterpret_cast<const char*>(packed + line) + 4608, _MM_HINT_T0);
+    }
+    for (int half = 0; half < 2; ++half) {
+      for (int c = 0; c < kCols; ++c) {
+        __m512i pairs[4];
+        decode(packed + (first_vector + c) * 128 + half * 64, pairs);
+        for (int p = 0; p < 4; ++p) block.dot(c, pairs[p], x + k + half * 8 + p * 2, x_stride);
       }
     }
     __m512 scales[kCols];
@@ -213,17 +212,19 @@ void panel_nvfp4(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<k
 
 // ---- a panel against all rows ----
 
-void widen(const Panel& panel, uint16_t* out) {
-  if (panel.weight->format == Packed::Format::fp8) {
+template <Packed::Format kFormat>
+void widen(const Panel& panel, Widened& out) {
+  if constexpr (kFormat == Packed::Format::fp8) {
     const DecodeE4m3 decode;
     const uint8_t* codes = panel.group + panel.begin / 4 * kFp8QuadBytes;
     for (int64_t k = 0; k < panel.count; k += 4, codes += kFp8QuadBytes) {
       for (int c = 0; c < kVectors; ++c) {
         __m512i pairs[2];
         decode(codes + c * 64, pairs);
-        for (int p = 0; p < 2; ++p) _mm512_store_si512(out + ((k / 2 + p) * kVectors + c) * 32, pairs[p]);
+        for (int p = 0; p < 2; ++p) _mm512_store_si512(out.pairs[k / 2 + p][c * 16], pairs[p]);
       }
     }
+    std::fill_n(out.scales[0], kGroup, panel.group_scales[panel.begin / kFp8Block]);
   } else {
     const DecodeE2m1 decode;
     const uint8_t* packed = panel.group + panel.begin / kNvfp4Block * kNvfp4BlockBytes;
@@ -232,11 +233,61 @@ void widen(const Panel& panel, uint16_t* out) {
         for (int c = 0; c < kVectors; ++c) {
           __m512i pairs[4];
           decode(packed + c * 128 + half * 64, pairs);
-          for (int p = 0; p < 4; ++p) _mm512_store_si512(out + ((k / 2 + half * 4 + p) * kVectors + c) * 32, pairs[p]);
+          for (int p = 0; p < 4; ++p) _mm512_store_si512(out.pairs[k / 2 + half * 4 + p][c * 16], pairs[p]);
         }
       }
+      for (int c = 0; c < kVectors; ++c) _mm512_store_ps(out.scales[k / kNvfp4Block] + c * 16, widen_scales(packed + kGroup * 8 + c * 16));
     }
   }
+}
+
+// What the next panel will be decoded from; the rows of this one take longer than memory does.
+template <Packed::Format kFormat>
+void prefetch_packed(const Panel& panel) {
+  const int64_t bytes = kFormat == Packed::Format::fp8 ? panel.count / 4 * kFp8QuadBytes : panel.count / kNvfp4Block * kNvfp4BlockBytes;
+  const uint8_t* next = panel.group + (panel.begin / panel.count + 1) * bytes;
+  for (int64_t at = 0; at < bytes; at += 64) _mm_prefetch(reinterpret_cast<const char*>(next + at), _MM_HINT_T1);
+}
+
+// Sums of one row and a group's four vectors; members rather than an array, of which the compiler keeps copies on the stack.
+struct RowSums {
+  __m512 a, b, c, d;
+};
+
+inline RowSums zero_sums() { return {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()}; }
+inline RowSums load_sums(const float* p) { return {_mm512_loadu_ps(p), _mm512_loadu_ps(p + 16), _mm512_loadu_ps(p + 32), _mm512_loadu_ps(p + 48)}; }
+inline void store_sums(float* p, const RowSums& s) {
+  _mm512_storeu_ps(p, s.a), _mm512_storeu_ps(p + 16, s.b), _mm512_storeu_ps(p + 32, s.c), _mm512_storeu_ps(p + 48, s.d);
+}
+inline void add_scaled(RowSums& total, const RowSums& chains, const RowSums& scales) {
+  total.a = _mm512_fmadd_ps(chains.a, scales.a, total.a), total.b = _mm512_fmadd_ps(chains.b, scales.b, total.b);
+  total.c = _mm512_fmadd_ps(chains.c, scales.c, total.c), total.d = _mm512_fmadd_ps(chains.d, scales.d, total.d);
+}
+
+// Three rows: twelve chains and twelve totals, all in registers.
+template <Packed::Format kFormat>
+[[gnu::noinline]] void widened_rows(  // its own register allocation
+    const Panel& panel, const Widened& weights, const uint16_t* const (&x)[3], float* const (&sums)[3]) {
+  constexpr int64_t kBlock = kFormat == Packed::Format::fp8 ? kFp8Block : kNvfp4Block;
+  const uint16_t *const x0 = x[0], *const x1 = x[1], *const x2 = x[2];
+  RowSums total0 = load_sums(sums[0]), total1 = load_sums(sums[1]), total2 = load_sums(sums[2]);
+  for (int64_t k = 0; k < panel.count; k += kBlock) {
+    RowSums chains0 = zero_sums(), chains1 = zero_sums(), chains2 = zero_sums();
+#pragma GCC unroll 1
+    for (int64_t p = k / 2; p < (k + kBlock) / 2; ++p) {
+      __m512i a = _mm512_load_si512(weights.pairs[p][0]), b = _mm512_load_si512(weights.pairs[p][16]), c = _mm512_load_si512(weights.pairs[p][32]), d = _mm512_load_si512(weights.pairs[p][48]);
+      asm("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d));  // or each is loaded again for each row
+      const auto dot = [&](RowSums& s, const uint16_t* row) {
+        const __m512bh xr = as_bh(broadcast_pair(row + p * 2));
+        s.a = _mm512_dpbf16_ps(s.a, as_bh(a), xr), s.b = _mm512_dpbf16_ps(s.b, as_bh(b), xr);
+        s.c = _mm512_dpbf16_ps(s.c, as_bh(c), xr), s.d = _mm512_dpbf16_ps(s.d, as_bh(d), xr);
+      };
+      dot(chains0, x0), dot(chains1, x1), dot(chains2, x2);
+    }
+    const RowSums scales = load_sums(weights.scales[k / kBlock]);
+    add_scaled(total0, chains0, scales), add_scaled(total1, chains1, scales), add_scaled(total2, chains2, scales);
+  }
+  store_sums(sums[0], total0), store_sums(sums[1], total1), store_sums(sums[2], total2);
 }
 
 template <Packed::Format kFormat, int kRows, int kCols>
@@ -257,41 +308,44 @@ inline void tile(const Panel& panel, const uint16_t* x, int64_t x_stride, float*
   total.store(sums + first_vector * 16, stride);
 }
 
-// Largest row tile whose sums fit the 32 registers: 6 x 4 sums of BF16; with block chains 3 x 4 of both.
-template <Packed::Format kFormat>
-constexpr int kRowTile = kFormat == Packed::Format::bf16 ? 6 : 3;
-
-template <Packed::Format kFormat>
-void panel_rows(const Panel& panel, const uint16_t* x, int64_t x_stride, int64_t rows, float* sums, int64_t stride) {
-  int64_t row = 0;
-  const auto step = [&]<int kRows>() {
-    for (; row + kRows <= rows; row += kRows) tile<kFormat, kRows, kVectors>(panel, x + row * x_stride, x_stride, sums + row * stride, stride, 0);
-  };
-  step.template operator()<kRowTile<kFormat>>();
-  if constexpr (kFormat == Packed::Format::bf16) {
-    step.template operator()<5>();
-    step.template operator()<4>();
-    step.template operator()<3>();
-  }
-  step.template operator()<2>();
-  step.template operator()<1>();
+// Calls f.operator()<kRows>(first row) over all rows, in tiles of the sizes named, largest first.
+template <int kLargest, int... kOthers>
+void for_tiles(int64_t rows, const auto& f, int64_t row = 0) {
+  for (; row + kLargest <= rows; row += kLargest) f.template operator()<kLargest>(row);
+  if constexpr (sizeof...(kOthers) > 0) for_tiles<kOthers...>(rows, f, row);
 }
 
 template <Packed::Format kFormat>
-void run_group(const Packed& weight, int64_t group, const uint16_t* x, int64_t rows, float output_scale, float* out, float* sums, uint16_t* widened) {
-  Panel panel{.weight = &weight,
-              .group = weight.data + group * weight.group_bytes,
+void run_group(const Packed& weight, int64_t group, const uint16_t* x, int64_t rows, float output_scale, float* out, float* sums, Widened& widened) {
+  Panel panel{.group = weight.data + group * weight.group_bytes,
               .group_scales = weight.fp8_scales ? weight.fp8_scales + group * kGroup / kFp8Block * weight.fp8_scale_cols : nullptr,
-              .widened = nullptr,
               .begin = 0,
               .count = 0};
-  for (panel.begin = 0; panel.begin < weight.padded_in; panel.begin += kPanel) {
-    panel.count = std::min(kPanel, weight.padded_in - panel.begin);
-    if (kFormat != Packed::Format::bf16 && rows >= kWidenRows) {
-      widen(panel, widened);
-      panel.widened = widened;
+  constexpr bool kQuantized = kFormat != Packed::Format::bf16;
+  const bool widens = kQuantized && rows >= kWidenRows;
+  if (widens) std::fill_n(sums, rows * kGroup, 0.0f);
+  const int64_t step = widens ? kWidenedPanel : kPanel;
+  for (; panel.begin < weight.padded_in; panel.begin += step) {
+    panel.count = std::min(step, weight.padded_in - panel.begin);
+    const uint16_t* from = x + panel.begin;
+    if constexpr (kQuantized) {
+      if (widens) {
+        widen<kFormat>(panel, widened);
+        prefetch_packed<kFormat>(panel);
+        for (int64_t row = 0; row < rows; row += 3) {  // past the last row, the last one again, into sums that nobody reads
+          const auto at = [&](int64_t r) { return from + std::min(r, rows - 1) * weight.padded_in; };
+          const auto to = [&](int64_t r) { return r < rows ? sums + r * kGroup : widened.spare[r - rows]; };
+          widened_rows<kFormat>(panel, widened, {at(row), at(row + 1), at(row + 2)}, {to(row), to(row + 1), to(row + 2)});
+        }
+        continue;
+      }
     }
-    panel_rows<kFormat>(panel, x + panel.begin, weight.padded_in, rows, sums, kGroup);
+    const auto tiles = [&]<int kRows>(int64_t row) { tile<kFormat, kRows, kVectors>(panel, from + row * weight.padded_in, weight.padded_in, sums + row * kGroup, kGroup, 0); };
+    if constexpr (kQuantized) {
+      for_tiles<3, 2, 1>(rows, tiles);  // two sets of sums in registers
+    } else {
+      for_tiles<6, 5, 4, 3, 2, 1>(rows, tiles);
+    }
   }
   const int64_t first = group * kGroup, width = std::min(kGroup, weight.out_features - first);
   for (int64_t row = 0; row < rows; ++row) {
@@ -300,14 +354,11 @@ void run_group(const Packed& weight, int64_t group, const uint16_t* x, int64_t r
   }
 }
 
-// Sums of one group and its widened panel, per thread; grown to the largest step once.
+// Per thread: sums of one group, grown to the largest step once, and its decoded panel.
 struct Scratch {
   std::unique_ptr<float[]> sums;
   int64_t rows = 0;
-  struct alignas(64) Line {
-    uint16_t values[32];
-  };
-  std::unique_ptr<Line[]> widened;
+  Widened widened;
 
   float* sums_for(int64_t wanted) {
     if (rows < wanted) {
@@ -315,10 +366,6 @@ struct Scratch {
       sums = std::make_unique<float[]>(static_cast<size_t>(wanted * kGroup));
     }
     return sums.get();
-  }
-  uint16_t* panel() {
-    if (!widened) widened = std::make_unique<Line[]>(kPanel * kGroup / 32);
-    return widened[0].values;
   }
 };
 thread_local Scratch t_scratch;
@@ -380,7 +427,7 @@ void pack(const LinearWeight& weight, const Packed& plan, uint8_t* data, ThreadP
 void run(const Packed& weight, const uint16_t* x, int64_t rows, float output_scale, float* out, ThreadPool& threads) {
   threads.run((weight.out_features + kGroup - 1) / kGroup, [&](int64_t group) {
     float* sums = t_scratch.sums_for(rows);
-    uint16_t* widened = t_scratch.panel();
+    Widened& widened = t_scratch.widened;
     switch (weight.format) {
       case Packed::Format::bf16: return run_group<Packed::Format::bf16>(weight, group, x, rows, output_scale, out, sums, widened);
       case Packed::Format::fp8: return run_group<Packed::Format::fp8>(weight, group, x, rows, output_scale, out, sums, widened);
