@@ -5,7 +5,7 @@
 #include <bit>
 #include <cstring>
 #include <memory>
-#include <queue>
+#include <utility>
 
 #include "base/utf8.h"
 
@@ -83,6 +83,7 @@ void Bpe::build(const std::vector<std::string_view>& tokens, const std::vector<B
     if (step.valid && step.length == tokens[id].size()) char_ids_[step.code_point] = static_cast<int32_t>(id);
   }
 
+  num_ranks_ = merges.size();
   const uint64_t merge_slots = std::bit_ceil(std::max<uint64_t>(16, merges.size() * 2));
   merges_.assign(merge_slots, Slot{});
   merge_mask_ = merge_slots - 1;
@@ -187,45 +188,88 @@ void Bpe::merge_short(int32_t* symbols, size_t& count) const {
   }
 }
 
-// A list of symbols and a heap of candidate merges; a candidate whose symbols have changed since is skipped.
+// A list of symbols, and the places where each merge may be made. Merges are taken by rank, the places of one by position. A merge never makes room for
+// itself (its result is longer than both its parts), so the places of the rank at hand only ever shrink; one of a lower rank, though, takes precedence.
+// A place whose symbols have changed since is skipped.
 void Bpe::merge_long(std::vector<int32_t>& symbols, size_t from) const {
-  struct Candidate {
-    uint32_t rank, position;
+  struct Places {
     int32_t left, right, result;
-    bool operator>(const Candidate& other) const { return rank != other.rank ? rank > other.rank : position > other.position; }
+    bool in_order = true;
+    std::vector<uint32_t> positions;
   };
+  constexpr uint32_t kEnd = ~uint32_t{0};
+  static thread_local std::vector<int32_t> t_places_of_rank;  // index in `places`, -1: none; all -1 between calls
+  if (t_places_of_rank.size() < num_ranks_) t_places_of_rank.resize(num_ranks_, -1);
   const auto count = static_cast<uint32_t>(symbols.size() - from);
   int32_t* ids = symbols.data() + from;
-  constexpr uint32_t kEnd = ~uint32_t{0};
-  std::vector<uint32_t> next(count), before(count);
-  std::vector<Candidate> heap_memory;
-  heap_memory.reserve(count);
-  const auto consider = [&](std::vector<Candidate>& to, uint32_t i) {
-    if (next[i] == kEnd) return false;
-    const Slot* slot = find(ids[i], ids[next[i]]);
-    if (slot) to.push_back({slot->rank, i, ids[i], ids[next[i]], slot->result});
-    return slot != nullptr;
+  std::vector<uint32_t> next(count), before(count), ranks;  // `ranks`: a heap of those with places, the lowest on top
+  std::vector<Places> places;
+  std::vector<uint32_t> used;  // ranks that have an entry in t_places_of_rank
+  const auto higher = std::greater<uint32_t>();
+
+  const auto add = [&](const Slot& slot, uint32_t i) {
+    int32_t& index = t_places_of_rank[slot.rank];
+    if (index < 0) {
+      index = static_cast<int32_t>(places.size());
+      places.push_back({ids[i], ids[next[i]], slot.result, true, {}});
+      used.push_back(slot.rank);
+    }
+    Places& p = places[static_cast<size_t>(index)];
+    if (p.positions.empty()) {
+      ranks.push_back(slot.rank);
+      std::push_heap(ranks.begin(), ranks.end(), higher);
+    } else if (p.positions.back() > i) {
+      p.in_order = false;
+    }
+    p.positions.push_back(i);
   };
+  const Slot* last_found = nullptr;
+  uint64_t last_pair = kEmpty;
+  const auto consider = [&](uint32_t i) -> uint32_t {  // the rank of the merge at i, or kNoRank
+    if (next[i] == kEnd) return kNoRank;
+    const uint64_t pair = pair_of(static_cast<uint32_t>(ids[i]), static_cast<uint32_t>(ids[next[i]]));
+    if (pair != last_pair) {
+      last_pair = pair;
+      last_found = find(ids[i], ids[next[i]]);
+    }
+    if (!last_found) return kNoRank;
+    add(*last_found, i);
+    return last_found->rank;
+  };
+
   for (uint32_t i = 0; i < count; ++i) {
     next[i] = i + 1 < count ? i + 1 : kEnd;
     before[i] = i > 0 ? i - 1 : kEnd;
   }
-  for (uint32_t i = 0; i < count; ++i) consider(heap_memory, i);
-  const auto later = std::greater<Candidate>();
-  std::make_heap(heap_memory.begin(), heap_memory.end(), later);
-  while (!heap_memory.empty()) {
-    std::pop_heap(heap_memory.begin(), heap_memory.end(), later);
-    const Candidate c = heap_memory.back();
-    heap_memory.pop_back();
-    const uint32_t i = c.position, j = next[i];
-    if (ids[i] != c.left || j == kEnd || ids[j] != c.right) continue;
-    ids[i] = c.result;
-    ids[j] = -1;
-    next[i] = next[j];
-    if (next[j] != kEnd) before[next[j]] = i;
-    if (consider(heap_memory, i)) std::push_heap(heap_memory.begin(), heap_memory.end(), later);
-    if (before[i] != kEnd && consider(heap_memory, before[i])) std::push_heap(heap_memory.begin(), heap_memory.end(), later);
+  for (uint32_t i = 0; i < count; ++i) consider(i);
+  while (!ranks.empty()) {
+    std::pop_heap(ranks.begin(), ranks.end(), higher);
+    const uint32_t rank = ranks.back();
+    ranks.pop_back();
+    const auto index = static_cast<size_t>(t_places_of_rank[rank]);
+    const int32_t left = places[index].left, right = places[index].right, result = places[index].result;
+    std::vector<uint32_t> positions = std::exchange(places[index].positions, {});
+    if (!std::exchange(places[index].in_order, true)) std::sort(positions.begin(), positions.end());
+    for (size_t at = 0; at < positions.size(); ++at) {
+      const uint32_t i = positions[at], j = next[i];
+      if (ids[i] != left || j == kEnd || ids[j] != right) continue;
+      ids[i] = result;
+      ids[j] = -1;
+      next[i] = next[j];
+      if (next[j] != kEnd) before[next[j]] = i;
+      const uint32_t lowest = std::min(consider(i), before[i] != kEnd ? consider(before[i]) : kNoRank);
+      if (lowest < rank) {  // first that one; the rest of these places waits
+        positions.erase(positions.begin(), positions.begin() + static_cast<int64_t>(at) + 1);
+        if (!positions.empty()) {
+          places[index].positions = std::move(positions);
+          ranks.push_back(rank);
+          std::push_heap(ranks.begin(), ranks.end(), higher);
+        }
+        break;
+      }
+    }
   }
+  for (const uint32_t rank : used) t_places_of_rank[rank] = -1;
   uint32_t kept = 0;
   for (uint32_t i = 0; i != kEnd; i = next[i]) ids[kept++] = ids[i];
   symbols.resize(from + kept);

@@ -46,6 +46,7 @@ class Bpe {
 
   std::vector<Slot> merges_;  // open addressing, at most half full
   uint64_t merge_mask_ = 0;
+  size_t num_ranks_ = 0;
   std::vector<uint64_t> joins_;  // pairs of characters that some token holds side by side; open addressing
   uint64_t join_mask_ = 0;
   std::vector<uint8_t> ascii_joins_;  // [128][128], spaces as themselves
