@@ -21,8 +21,9 @@ enum class ScaleSearch { max, mse };
 
 // Squared errors against the bf16 weights, and what became of the codes.
 struct QuantError {
-  double weight_sq = 0, error_sq = 0, max_error_sq = 0;  // max_error_sq: of ScaleSearch::max on the same weights (NVFP4 only)
+  double weight_sq = 0, error_sq = 0, max_error_sq = 0;  // max_error_sq: of ScaleSearch::max on the same weights
   int64_t zeros = 0, saturated = 0;                      // codes
+  int64_t blocks = 0, moved_blocks = 0;                  // moved: the search chose another scale than max
   void add(const QuantError& other);
 };
 

@@ -26,6 +26,8 @@ void QuantError::add(const QuantError& other) {
   max_error_sq += other.max_error_sq;
   zeros += other.zeros;
   saturated += other.saturated;
+  blocks += other.blocks;
+  moved_blocks += other.moved_blocks;
 }
 
 namespace cpu {
@@ -85,6 +87,11 @@ inline float round_e4m3(float v) {
   const float normal = std::bit_cast<float>((bits + 0x7ffffu + (bits >> 20 & 1)) & ~0xfffffu);
   const float subnormal = (a + 0x1p14f) - 0x1p14f;  // a multiple of 2^-9: the last bit of 2^14 in f32
   return std::copysign(a < 0x1p-6f ? subnormal : normal, v);
+}
+
+inline double square_of_difference(float a, float b) {
+  const double d = static_cast<double>(a) - static_cast<double>(b);
+  return d * d;
 }
 
 // Squared error of one row of an FP8 block, into 16 lanes.
@@ -188,9 +195,11 @@ QuantError quantize_nvfp4(const QuantizeNvfp4Args& args, ThreadPool& threads) {
       encode(block, scale, codes);
       const double error = block_error(block, scale, codes);
       sum.error_sq += error;
+      ++sum.blocks;
       if (code == by_max) {
         sum.max_error_sq += error;
       } else {
+        ++sum.moved_blocks;
         const float max_scale = to_float(e4m3{by_max}) * s2;
         encode(block, max_scale, other);
         sum.max_error_sq += block_error(block, max_scale, other);
@@ -223,23 +232,23 @@ QuantError quantize_fp8(const QuantizeFp8Args& args, ThreadPool& threads) {
         amax = std::max(amax, std::fabs(w));
       }
     }
+    const float by_max = (amax == 0.0f ? 448.0f : amax) * kReciprocal448;
     if (amax > 0.0f && args.search == ScaleSearch::mse) amax = search_fp8(block, amax);
     const float scale = (amax == 0.0f ? 448.0f : amax) * kReciprocal448;
     args.scales.as<float>()[part] = scale;
-    QuantError sum;
+    QuantError sum{.blocks = 1, .moved_blocks = scale != by_max};
     for (int64_t r = 0; r < block.rows; ++r) {
       for (int64_t c = 0; c < block.cols; ++c) {
-        const float w = block.w[static_cast<size_t>(r * block.cols + c)];
-        const e4m3 code = to_e4m3(w / scale);
+        const float w = block.w[static_cast<size_t>(r * block.cols + c)], t = w / scale;
+        const e4m3 code = to_e4m3(t);
         args.codes.as<uint8_t>()[(r0 + r) * cols + c0 + c] = code.bits;
-        const double d = static_cast<double>(w) - static_cast<double>(to_float(code) * scale);
         sum.weight_sq += static_cast<double>(w) * static_cast<double>(w);
-        sum.error_sq += d * d;
+        sum.error_sq += square_of_difference(w, to_float(code) * scale);
+        sum.max_error_sq += square_of_difference(w, scale == by_max ? to_float(code) * scale : round_e4m3(w / by_max) * by_max);
         sum.zeros += (code.bits & 0x7f) == 0;
-        sum.saturated += std::fabs(w / scale) > 448.0f;
+        sum.saturated += std::fabs(t) > 448.0f;
       }
     }
-    sum.max_error_sq = sum.error_sq;
     return sum;
   });
 }

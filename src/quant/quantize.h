@@ -1,0 +1,56 @@
+// A BF16 checkpoint to NVFP4 (MLP only) or FP8 128x128, in the files and names of ModelOpt's export.
+//
+// One source tensor at a time: mapped, quantized by rows on all threads, written at its final offset. Work goes on in `TARGET.partial`, with a journal of
+// the tensors that are safely written; a run with the same input and options goes on from there. The folder gets its name when it is complete.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels/quantize_weights.h"
+
+namespace nibble {
+enum class Recipe { none, nvfp4_mlp_only, fp8_pb_wo };  // none: a validated copy
+
+struct QuantizeProgress {
+  std::string tensor;
+  int64_t source_bytes_done = 0, source_bytes_total = 0;
+};
+
+struct QuantizeOptions {
+  std::filesystem::path source, target;
+  Recipe recipe = Recipe::nvfp4_mlp_only;
+  ScaleSearch search = ScaleSearch::mse;
+  bool kv_cache_fp8 = true;                  // the configuration says FP8
+  std::map<std::string, float> scales;       // input_scale, k_scale, v_scale from calibration, by full tensor name; may be empty
+  int64_t max_shard_bytes = 10'000'000'000;
+  bool reexport_names = false;               // of vision tensors: as the exporters of mid-2026 wrote them
+  bool force = false;                        // replace an existing folder
+  int threads = 0;
+  std::string version;                       // of the program, for `producer`
+  std::function<bool(const QuantizeProgress&)> progress;  // false: stop here; what is done stays for the next run
+};
+
+struct MatrixReport {
+  std::string name, format;
+  int64_t parameters = 0;
+  QuantError error;
+};
+
+struct QuantizeReport {
+  int64_t bytes_before = 0, bytes_after = 0, bytes_resumed = 0;  // resumed: of source tensors that an earlier run had done
+  int32_t num_tensors = 0, num_shards = 0;
+  double seconds = 0;
+  std::vector<MatrixReport> matrices;
+};
+
+// Raises: invalid_argument (already quantized, target exists), corrupt (naming the tensor), out_of_memory (disk), cancelled.
+QuantizeReport quantize_checkpoint(const QuantizeOptions& options);
+
+// The two configuration texts. `config_json` is the source's; the recipe's keys are added to it.
+std::string quantized_config_json(const std::string& config_json, Recipe recipe, bool kv_cache_fp8, int num_layers, const std::string& version);
+std::string hf_quant_config_json(Recipe recipe, bool kv_cache_fp8, int num_layers, const std::string& version);
+}  // namespace nibble
