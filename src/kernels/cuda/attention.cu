@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(128) prepare(const __grid_constant__ QkvPrepar
 }
 
 // ---- Partial attention of one tile of rows, one key/value head, one split.
-constexpr int kThreads = 256, kWarps = 8;
+constexpr int kThreads = 256, kWarps = 8, kManyBlocks = 256;
 
 template <int kDim, int kM, bool kE4m3>  // kM: 16-row blocks of the tile
 struct Shape {
@@ -115,8 +115,21 @@ struct Raw<true> {
   }
 };
 
-template <int kDim, int kM, bool kE4m3>
-__global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Attention a, int first_tile, int splits_kept) {
+// A split's maximum m and its weight beside what was folded before it, whose maximum is M.
+struct Fold {
+  float earlier, weight;
+  __device__ Fold(float& M, float m) {
+    const float next = fmaxf(M, m), base = next == -INFINITY ? 0.0f : next;  // nothing seen yet: both weigh nothing
+    earlier = M == -INFINITY ? 0.0f : __expf(M - base);
+    weight = m == -INFINITY ? 0.0f : __expf(m - base);
+    M = next;
+  }
+  __device__ float operator()(float folded, float x) const { return __fmaf_rn(folded, earlier, __fmul_rn(x, weight)); }
+};
+
+// A block takes kUnit splits, one or a run; `kept`: places of `partial` a row and head.
+template <int kDim, int kM, bool kE4m3, int kUnit>
+__global__ void __launch_bounds__(kThreads, kDim <= 256 ? 2 : 1) attend(const __grid_constant__ Attention a, int first_tile, int kept) {
   using S = Shape<kDim, kM, kE4m3>;
   extern __shared__ __align__(16) uint8_t shared[];
   auto* const q_tile = reinterpret_cast<__nv_bfloat16*>(shared);
@@ -129,8 +142,8 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
   const AttentionTile tile = a.pool.tiles[first_tile + blockIdx.x];
   const int kv_head = blockIdx.y, group = a.heads / a.kv_heads, keys_per_split = split_keys(a.window);
   const int highest = tile.first_position + tile.rows - 1, lowest = a.window > 0 ? max(0, tile.first_position - a.window + 1) : 0;
-  const int split = lowest / keys_per_split + blockIdx.z;
-  const int first_key = max(split * keys_per_split, lowest / kKeyTile * kKeyTile), last_key = min((split + 1) * keys_per_split - 1, highest);
+  const int number = lowest / keys_per_split / kUnit + blockIdx.z;  // of the split or the run
+  const int first_key = max(number * kUnit * keys_per_split, lowest / kKeyTile * kKeyTile), last_key = min((number + 1) * kUnit * keys_per_split - 1, highest);
   wait_for_earlier_kernels();
   if (tile.rows == 0 || first_key > last_key) return;
 
@@ -146,50 +159,55 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
     *reinterpret_cast<uint4*>(q_tile + row * S::kStride + column) = v;
   }
 
-  float o[kM][S::kColumns / 8][4], l[kM][4], m[kM][2];
+  float o[kM][S::kColumns / 8][4], l[kM][4], m[kM][2];                        // of the split
+  float run_o[kM][S::kColumns / 8][4] = {}, run_l[kM][2] = {}, run_m[kM][2];  // of the splits folded so far, if there are several
 #pragma unroll
-  for (int r = 0; r < kM; ++r) {
-    m[r][0] = m[r][1] = -INFINITY;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      l[r][i] = 0.0f;
-#pragma unroll
-      for (int c = 0; c < S::kColumns / 8; ++c) o[r][c][i] = 0.0f;
-    }
-  }
+  for (int r = 0; r < kM; ++r) run_m[r][0] = run_m[r][1] = -INFINITY;
   const int32_t* const pages = a.pool.pages + tile.first_page;
-  for (int tile_key = first_key; tile_key <= last_key; tile_key += kKeyTile) {
-    __syncthreads();  // the tile before is done with
-    // Tables come in whole groups of four pages, so one load names the tile's pages; then all loads of a batch are under way before the first is stored.
+  constexpr int kLoads = kKeyTile * (S::kWidth / 8) / kThreads, kBatch = S::kInPlace || kLoads < 4 ? kLoads : 4;
+  Raw<kE4m3> k[kBatch], v[kBatch];
+  // Tables come in whole groups of four pages, so one load names a tile's pages; then all loads of a batch are under way before the first is stored.
+  const auto fetch = [&](int tile_key, int first) {
     const int4 tile_pages = *reinterpret_cast<const int4*>(pages + tile_key / kPagePositions);
-    constexpr int kLoads = kKeyTile * (S::kWidth / 8) / kThreads, kBatch = S::kInPlace || kLoads < 4 ? kLoads : 4;
-    Raw<kE4m3> k[kBatch], v[kBatch];
-    const auto store_values = [&](int first) {
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        const int i = (first + j) * kThreads + threadIdx.x;
-        *reinterpret_cast<uint4*>(v_tile + i / (S::kWidth / 8) * S::kStride + i % (S::kWidth / 8) * 8) = v[j].widen();
+    for (int j = 0; j < kBatch; ++j) {
+      const int i = (first + j) * kThreads + threadIdx.x, key = i / (S::kWidth / 8), column = i % (S::kWidth / 8) * 8, quarter = key / kPagePositions;
+      const int page = quarter == 0 ? tile_pages.x : quarter == 1 ? tile_pages.y : quarter == 2 ? tile_pages.z : tile_pages.w;
+      k[j] = v[j] = Raw<kE4m3>{};
+      if (page >= 0 && tile_key + key <= last_key && column < kDim) {
+        const int64_t at = ((int64_t{page} * a.kv_heads + kv_head) * kPagePositions + key % kPagePositions) * kDim + column;
+        k[j].load(a.k_pages, at);
+        v[j].load(a.v_pages, at);
       }
-    };
+    }
+  };
+  const auto store = [&](__nv_bfloat16* to, const Raw<kE4m3>(&values)[kBatch], int first) {
 #pragma unroll
-    for (int first = 0; first < kLoads; first += kBatch) {
+    for (int j = 0; j < kBatch; ++j) {
+      const int i = (first + j) * kThreads + threadIdx.x;
+      *reinterpret_cast<uint4*>(to + i / (S::kWidth / 8) * S::kStride + i % (S::kWidth / 8) * 8) = values[j].widen();
+    }
+  };
+  for (int tile_key = first_key; tile_key <= last_key; tile_key += kKeyTile) {
+    if (tile_key == first_key || tile_key % keys_per_split == 0) {
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        const int i = (first + j) * kThreads + threadIdx.x, key = i / (S::kWidth / 8), column = i % (S::kWidth / 8) * 8, quarter = key / kPagePositions;
-        const int page = quarter == 0 ? tile_pages.x : quarter == 1 ? tile_pages.y : quarter == 2 ? tile_pages.z : tile_pages.w;
-        k[j] = v[j] = Raw<kE4m3>{};
-        if (page >= 0 && tile_key + key <= last_key && column < kDim) {
-          const int64_t at = ((int64_t{page} * a.kv_heads + kv_head) * kPagePositions + key % kPagePositions) * kDim + column;
-          k[j].load(a.k_pages, at);
-          v[j].load(a.v_pages, at);
+      for (int r = 0; r < kM; ++r) {
+        m[r][0] = m[r][1] = -INFINITY;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          l[r][i] = 0.0f;
+#pragma unroll
+          for (int c = 0; c < S::kColumns / 8; ++c) o[r][c][i] = 0.0f;
         }
       }
+    }
+    if (!S::kInPlace || kUnit == 1 || tile_key == first_key) fetch(tile_key, 0);
+    __syncthreads();  // the tile before is done with
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        const int i = (first + j) * kThreads + threadIdx.x;
-        *reinterpret_cast<uint4*>(k_tile + i / (S::kWidth / 8) * S::kStride + i % (S::kWidth / 8) * 8) = k[j].widen();
-      }
-      if constexpr (!S::kInPlace) store_values(first);
+    for (int first = 0; first < kLoads; first += kBatch) {
+      if (first > 0) fetch(tile_key, first);
+      store(k_tile, k, first);
+      if constexpr (!S::kInPlace) store(v_tile, v, first);
     }
     __syncthreads();
 
@@ -229,7 +247,10 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
       }
     }
     __syncthreads();
-    if constexpr (S::kInPlace) store_values(0);
+    if constexpr (S::kInPlace) {
+      store(v_tile, v, 0);
+      if (kUnit > 1 && tile_key + kKeyTile <= last_key) fetch(tile_key + kKeyTile, 0);  // under way while this tile is finished
+    }
     float fade[kM][2];
 #pragma unroll
     for (int r = 0; r < kM; ++r) {
@@ -281,9 +302,23 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
         }
       }
     }
+    if (kUnit == 1 || ((tile_key + kKeyTile) % keys_per_split != 0 && tile_key + kKeyTile <= last_key)) continue;  // more of this split
+#pragma unroll
+    for (int r = 0; r < kM; ++r) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const Fold fold(run_m[r][h], m[r][h]);
+        run_l[r][h] = fold(run_l[r][h], l[r][h * 2]);
+#pragma unroll
+        for (int c = 0; c < S::kColumns / 8; ++c) {
+          run_o[r][c][h * 2] = fold(run_o[r][c][h * 2], o[r][c][h * 2]);
+          run_o[r][c][h * 2 + 1] = fold(run_o[r][c][h * 2 + 1], o[r][c][h * 2 + 1]);
+        }
+      }
+    }
   }
 
-  const int first_column = warp * S::kColumns, place = split % splits_kept;
+  const int first_column = warp * S::kColumns, place = number % kept;
   if (first_column >= kDim) return;
 #pragma unroll
   for (int r = 0; r < kM; ++r) {
@@ -292,71 +327,102 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
       const int row = r * 16 + g + h * 8, token = row / group;
       if (token >= tile.rows) continue;
       const int local_row = tile.first_row + token - a.pool.tiles[first_tile].first_row;
-      float* const to = a.partial + ((int64_t{local_row} * a.heads + kv_head * group + row % group) * splits_kept + place) * (kDim + 2);
+      float* const to = a.partial + ((int64_t{local_row} * a.heads + kv_head * group + row % group) * kept + place) * (kDim + 2);
 #pragma unroll
-      for (int c = 0; c < S::kColumns / 8; ++c) *reinterpret_cast<float2*>(to + 2 + first_column + c * 8 + 2 * t) = make_float2(o[r][c][h * 2], o[r][c][h * 2 + 1]);
-      if (warp == 0 && t == 0) *reinterpret_cast<float2*>(to) = make_float2(m[r][h], l[r][h * 2]);
+      for (int c = 0; c < S::kColumns / 8; ++c) {
+        const float(&from)[4] = kUnit == 1 ? o[r][c] : run_o[r][c];
+        *reinterpret_cast<float2*>(to + 2 + first_column + c * 8 + 2 * t) = make_float2(from[h * 2], from[h * 2 + 1]);
+      }
+      if (warp == 0 && t == 0) *reinterpret_cast<float2*>(to) = kUnit == 1 ? make_float2(m[r][h], l[r][h * 2]) : make_float2(run_m[r][h], run_l[r][h]);
     }
   }
 }
 
-// ---- Splits of a row and head into the output: 64 columns by 4 interleaved runs a block.
-__global__ void __launch_bounds__(256) join(const __grid_constant__ Attention a, int first_tile, int num_tiles, int splits_kept) {
+// ---- Splits, or runs of them, of a row and head into the output: 64 columns by 4 interleaved sums a block.
+__global__ void __launch_bounds__(256) join(const __grid_constant__ Attention a, int first_tile, int num_tiles, int kept, int unit) {
   __shared__ float weights[4][64], sums[4][64];
   let_next_kernel_start();
   wait_for_earlier_kernels();
   const int first_row = a.pool.tiles[first_tile].first_row, row = first_row + blockIdx.x, head = blockIdx.y;
-  const int column = blockIdx.z * 64 + threadIdx.x % 64, run = threadIdx.x / 64;
+  const int column = blockIdx.z * 64 + threadIdx.x % 64, part = threadIdx.x / 64;
   const AttentionTile last_tile = a.pool.tiles[first_tile + num_tiles - 1];
   if (row >= last_tile.first_row + last_tile.rows) return;
-  const int position = a.positions[row], keys = split_keys(a.window);
-  const int last = position / keys, first = a.window > 0 ? max(0, position - a.window + 1) / keys : 0;
-  const float* const from = a.partial + (int64_t{static_cast<int>(blockIdx.x)} * a.heads + head) * splits_kept * (a.dim + 2);
-  const auto at = [&](int split) { return from + int64_t{split % splits_kept} * (a.dim + 2); };
+  const int position = a.positions[row], keys = split_keys(a.window) * unit;
+  const int last = position / keys, first = a.window > 0 ? max(0, position - a.window + 1) / keys : 0;  // of what `partial` holds
+  const float* const from = a.partial + (int64_t{static_cast<int>(blockIdx.x)} * a.heads + head) * kept * (a.dim + 2);
+  const auto at = [&](int number) { return from + int64_t{number % kept} * (a.dim + 2); };
 
   float highest = -INFINITY;
-  for (int s = first + static_cast<int>(threadIdx.x % 32); s <= last; s += 32) highest = fmaxf(highest, at(s)[0]);
+  for (int i = first + static_cast<int>(threadIdx.x % 32); i <= last; i += 32) highest = fmaxf(highest, at(i)[0]);
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, offset));
   float sum = 0.0f, length = 0.0f;
   const bool inside = column < a.dim;
-#pragma unroll 4
-  for (int s = first + (run - first % 4 + 4) % 4; s <= last; s += 4) {
-    const float* p = at(s);
-    const float weight = __expf(p[0] - highest);
-    length += p[1] * weight;
-    if (inside) sum += p[2 + column] * weight;
+  const int per_run = kRunSplits / unit, first_run = first / per_run, last_run = last / per_run;
+  for (int run = first_run + (part - first_run % 4 + 4) % 4; run <= last_run; run += 4) {
+    float m[kRunSplits], l[kRunSplits], o[kRunSplits];
+#pragma unroll
+    for (int i = 0; i < kRunSplits; ++i) {  // all loads first
+      const int number = run * per_run + i;
+      const bool here = i < per_run && number >= first && number <= last;
+      const float* p = at(here ? number : first);
+      m[i] = here ? p[0] : -INFINITY;
+      l[i] = here ? p[1] : 0.0f;
+      o[i] = here && inside ? p[2 + column] : 0.0f;
+    }
+    float run_m = -INFINITY, run_l = 0.0f, run_o = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kRunSplits; ++i) {
+      if (m[i] == -INFINITY) continue;
+      const Fold fold(run_m, m[i]);
+      run_l = fold(run_l, l[i]);
+      run_o = fold(run_o, o[i]);
+    }
+    const float weight = __expf(run_m - highest);
+    length = __fmaf_rn(run_l, weight, length);
+    sum = __fmaf_rn(run_o, weight, sum);
   }
-  sums[run][threadIdx.x % 64] = sum;
-  weights[run][threadIdx.x % 64] = length;
+  sums[part][threadIdx.x % 64] = sum;
+  weights[part][threadIdx.x % 64] = length;
   __syncthreads();
-  if (run > 0 || !inside) return;
+  if (part > 0 || !inside) return;
   const int i = threadIdx.x % 64;
   sum = ((sums[0][i] + sums[1][i]) + sums[2][i]) + sums[3][i];
   length = ((weights[0][i] + weights[1][i]) + weights[2][i]) + weights[3][i];
   a.out[(int64_t{row} * a.heads + head) * a.dim + column] = __float2bfloat16(sum / length);
 }
 
-template <int kDim, int kM, bool kE4m3>
-void run(const Attention& a, cudaStream_t stream) {
+template <int kDim, int kM, bool kE4m3, int kUnit>
+void run_unit(const Attention& a, int kept, cudaStream_t stream) {
   using S = Shape<kDim, kM, kE4m3>;
-  static const bool ready = cudaFuncSetAttribute(attend<kDim, kM, kE4m3>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes) == cudaSuccess;
+  static const bool ready = cudaFuncSetAttribute(attend<kDim, kM, kE4m3, kUnit>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes) == cudaSuccess;
   (void)ready;
   // As many tiles at a time as the scratch holds.
-  const int tile_rows = attention_tile_rows(a.heads, a.kv_heads, a.long_tiles), splits = a.pool.max_splits;
-  const int64_t tile_bytes = int64_t{tile_rows} * a.heads * splits * (kDim + 2) * 4;
+  const int tile_rows = attention_tile_rows(a.heads, a.kv_heads, a.long_tiles);
+  const int64_t tile_bytes = int64_t{tile_rows} * a.heads * kept * (kDim + 2) * 4;
   const int batch = static_cast<int>(std::clamp<int64_t>(a.partial_bytes / tile_bytes, 1, a.pool.num_tiles));
   for (int first = 0; first < a.pool.num_tiles; first += batch) {
     const int tiles = std::min(batch, a.pool.num_tiles - first);
-    launch(attend<kDim, kM, kE4m3>, dim3(tiles, a.kv_heads, splits), dim3(kThreads), S::kSharedBytes, stream, a, first, splits);
-    launch(join, dim3(std::min(tiles * tile_rows, a.rows), a.heads, (kDim + 63) / 64), dim3(256), 0, stream, a, first, tiles, splits);
+    launch(attend<kDim, kM, kE4m3, kUnit>, dim3(tiles, a.kv_heads, kept), dim3(kThreads), S::kSharedBytes, stream, a, first, kept);
+    launch(join, dim3(std::min(tiles * tile_rows, a.rows), a.heads, (kDim + 63) / 64), dim3(256), 0, stream, a, first, tiles, kept, kUnit);
+  }
+}
+
+template <int kDim, int kM, bool kE4m3>
+void run(const Attention& a, cudaStream_t stream) {
+  // Whole runs where they give every multiprocessor about two blocks.
+  const int splits = a.pool.max_splits, runs = (splits + 2 * kRunSplits - 2) / kRunSplits;  // that so many splits may overlap
+  if (int64_t{a.pool.num_tiles} * a.kv_heads * std::max(1, runs - 1) >= kManyBlocks) {
+    run_unit<kDim, kM, kE4m3, kRunSplits>(a, runs, stream);
+  } else {
+    run_unit<kDim, kM, kE4m3, 1>(a, splits, stream);
   }
 }
 
 template <int kDim>
 void run_dim(const Attention& a, cudaStream_t stream) {
   if (a.long_tiles) {
-    a.e4m3 ? run<kDim, 4, true>(a, stream) : run<kDim, 4, false>(a, stream);
+    a.e4m3 ? run<kDim, 2, true>(a, stream) : run<kDim, 2, false>(a, stream);
   } else {
     a.e4m3 ? run<kDim, 1, true>(a, stream) : run<kDim, 1, false>(a, stream);
   }
@@ -368,7 +434,7 @@ bool attention_supports(int heads, int kv_heads, int dim) {
   return group > 0 && 16 % group == 0 && (dim == 16 || dim == 32 || dim == 64 || dim == 128 || dim == 256 || dim == 512);
 }
 
-int attention_tile_rows(int heads, int kv_heads, bool long_tiles) { return (long_tiles ? 64 : 16) / (heads / kv_heads); }
+int attention_tile_rows(int heads, int kv_heads, bool long_tiles) { return (long_tiles ? 32 : 16) / (heads / kv_heads); }
 
 int attention_splits(int last, int rows, int window) {
   const int keys = split_keys(window), lowest = window > 0 ? std::max(0, last - rows + 1 - window + 1) : 0;

@@ -1,8 +1,11 @@
 // Attention on the device over pages k, v [pages, kv_heads, kPageTokens, head_dim] (bf16 or e4m3; one layout for both, unlike on the CPU).
 //
-// The canonical sum, so that a row's bits depend on its own context alone. Keys are cut by absolute position into splits, and these into tiles of 64. A split
-// starts anew: per tile m' = max(m, max s), l' = l e^(m - m') + sum p, o' = o e^(m - m') + p v, with p = e^(s - m') rounded to bf16. Splits join as
-// M = max m, L = sum l e^(m - M), O = sum o e^(m - M), in four interleaved runs over the split's number that are added last; out = O / L.
+// The canonical sum, so that a row's bits depend on its own context alone. Keys are cut by absolute position into splits, these into tiles of 64, and
+// kRunSplits neighbouring splits make a run. A split starts anew: per tile m' = max(m, max s), l' = l e^(m - m') + sum p, o' = o e^(m - m') + p v, with
+// p = e^(s - m') rounded to bf16. A run folds its splits first to last: M' = max(M, m), L' = L e^(M - M') + l e^(m - M'), O' likewise. The runs are joined
+// against their common maximum, in four interleaved sums over the run's number that are added last; out = O / L.
+//
+// With few tiles a block attends to one split, so that the device is full, and the join folds; with many it attends to a whole run and folds in registers.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -13,7 +16,7 @@
 #include "kernels/cuda/step_tables.h"
 
 namespace nibble::cuda {
-inline constexpr int kPagePositions = 16, kKeyTile = 64;
+inline constexpr int kPagePositions = 16, kKeyTile = 64, kRunSplits = 8;
 constexpr int split_keys(int window) { return window > 0 ? 64 : 128; }
 
 struct QkvPrepare {
@@ -40,7 +43,7 @@ struct Attention {
   int64_t partial_bytes;
   int rows, heads, kv_heads, dim, window;
   bool e4m3;
-  bool long_tiles;                // tiles of 64 rows x heads instead of 16
+  bool long_tiles;                // tiles of 32 rows x heads instead of 16
 };
 // Rows that one tile takes.
 int attention_tile_rows(int heads, int kv_heads, bool long_tiles);
