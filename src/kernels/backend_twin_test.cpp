@@ -272,7 +272,7 @@ TEST_P(TwinAttention, PreparedAndAttendedRowsAgreeAndCutsDoNotMatter) {
   expect_close(got, want, 0.02f, 0.02f, "attention");
   EXPECT_EQ(run(*twins.cuda, {100, 101, 102, 110, 416, 417}), got);
   EXPECT_EQ(run(*twins.cuda, {350, 351, 380, 388}), got);
-  EXPECT_EQ(run(*twins.cuda, {600, 601, 620}), got);  // enough tiles that blocks take whole runs of splits
+  EXPECT_EQ(run(*twins.cuda, {460, 461, 480}), got);  // enough tiles that blocks take whole runs of splits
 }
 INSTANTIATE_TEST_SUITE_P(All, TwinAttention,
                          testing::Values(Heads{4, 2, 16, 8, DType::bf16, 32}, Heads{4, 1, 32, 4, DType::bf16, 0}, Heads{4, 2, 64, 32, DType::e4m3, 128}, Heads{4, 1, 128, 16, DType::e4m3, 0},
