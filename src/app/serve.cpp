@@ -13,6 +13,7 @@
 #include "app/model_loader.h"
 #include "app/serve_flags.h"
 #include "app/version.h"
+#include "app/watchdog.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/engine.h"
@@ -92,6 +93,15 @@ void set_media_options(const ServeFlags& flags, MediaOptions& media) {
   read("mm-process-config", "video", "max_soft_tokens", media.video_budget);
 }
 
+MetricsOptions metrics_options(const ServeFlags& flags) {
+  MetricsOptions out{.enabled = !flags.flag("disable-metrics"), .labels = {}, .first_token = flags.numbers("bucket-time-to-first-token"),
+                     .token_gap = flags.numbers("bucket-inter-token-latency"), .total = flags.numbers("bucket-e2e-request-latency")};
+  if (flags.text("extra-metric-labels").empty()) return out;
+  const auto labels = nlohmann::json::parse(flags.text("extra-metric-labels"));
+  for (const auto& [name, value] : labels.items()) out.labels[name] = value.is_string() ? value.get<std::string>() : value.dump();
+  return out;
+}
+
 ApiOptions api_options(const ServeFlags& flags, const LoadedModel& loaded, const Tokenizer& tokenizer, uint64_t seed) {
   ApiOptions options = api_options_of(loaded, tokenizer);
   const std::string names = flags.text("served-model-name");
@@ -108,6 +118,14 @@ ApiOptions api_options(const ServeFlags& flags, const LoadedModel& loaded, const
   options.default_template_kwargs = flags.text("default-chat-template-kwargs");
   options.random_seed = seed;
   options.round_metrics = flags.text("per-request-spec-decode-metrics");
+  options.root_path = flags.text("root-path");
+  while (options.root_path.ends_with('/')) options.root_path.pop_back();
+  options.preferred_sampling_params = flags.text("preferred-sampling-params");
+  options.reasoning_alias = flags.flag("emit-reasoning-alias");
+  options.usage_in_streams = flags.flag("stream-response-default-include-usage");
+  options.incremental_generate = flags.flag("incremental-streaming-output");
+  options.truncate_prompts = flags.flag("allow-auto-truncate");
+  options.metrics = metrics_options(flags);
   nlohmann::json info = nlohmann::json::object();
   for (const auto& [name, value] : flags.values) {
     std::string key = name;
@@ -155,7 +173,9 @@ int run(const ServeFlags& flags) {
   for (const std::string& line : flags.ignored) log_info("{}", line);
 
   HttpServer server({.host = flags.text("host"), .port = static_cast<uint16_t>(flags.integer("port")), .num_threads = 2,
-                     .max_body_bytes = static_cast<uint64_t>(flags.integer("max-request-body-mb")) << 20, .keep_alive_seconds = static_cast<int>(flags.integer("http-keep-alive-timeout"))});
+                     .max_body_bytes = static_cast<uint64_t>(flags.integer("max-request-body-mb")) << 20, .keep_alive_seconds = static_cast<int>(flags.integer("http-keep-alive-timeout")),
+                     .allowed_origins = split_names(flags.text("allowed-origins")), .access_log = flags.text("log-level-http").empty() ? LogLevel::debug : level_of(flags.text("log-level-http")),
+                     .quiet_paths = split_names(flags.text("uvicorn-access-log-exclude-prefixes"))});
   const auto loaded = load_model(model_flags(flags));
   const Tokenizer tokenizer = Tokenizer::load(loaded->tokenizer_folder);
   auto chat_template = ChatTemplate::load({loaded->tokenizer_folder, flags.text("chat-template"), flags.text("hf-chat-template-name")});
@@ -169,6 +189,7 @@ int run(const ServeFlags& flags) {
                                  .schedule_policy = flags.text("schedule-policy"),
                                  .decode_log_interval = static_cast<int32_t>(flags.integer("decode-log-interval"))}));
   Api api(api_options(flags, *loaded, tokenizer, seed), engine, tokenizer, chat_template ? &*chat_template : nullptr);
+  const Watchdog watchdog(engine, flags.number("soft-watchdog-timeout"), flags.number("watchdog-timeout"));
   if (!flags.flag("skip-server-warmup")) warm_up(engine, *loaded);
   api.set_ready(true);
   server.serve([&api](const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) { api.handle(request, exchange); });

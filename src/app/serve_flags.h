@@ -16,6 +16,8 @@ struct ServeFlags {
   const std::string& text(const std::string& name) const { return values.at(name); }
   bool flag(const std::string& name) const { return values.at(name) == "true"; }
   int64_t integer(const std::string& name) const;
+  double number(const std::string& name) const;
+  std::vector<double> numbers(const std::string& name) const;  // none when not given
 };
 
 // Every problem is a line of `problems`; none: the flags are good.

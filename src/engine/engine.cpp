@@ -98,7 +98,9 @@ struct Engine::Impl {
           published.last_progress_seconds = monotonic_seconds();
           idle.notify_all();
           wake.wait_for(lock, std::chrono::seconds(5), [&] { return stopping || !arrivals.empty() || !cancels.empty() || flush_wanted; });
+          published.last_progress_seconds = monotonic_seconds();
         }
+        published.busy = has_work || !arrivals.empty();
         if (stopping) cancels.push_back({"", false});
         new_requests.swap(arrivals);
         new_cancels.swap(cancels);
@@ -421,6 +423,7 @@ struct Engine::Impl {
   void publish() {
     fill_usage(counts);
     counts.last_progress_seconds = monotonic_seconds();
+    counts.busy = scheduler.num_running() + scheduler.num_waiting() > 0;
     const std::lock_guard lock(mutex);
     num_queued = scheduler.num_waiting();
     published = counts;

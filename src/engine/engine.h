@@ -36,6 +36,7 @@ struct EngineStats {
   DraftCounts speculation;
   int32_t max_drafts = 0, num_drafts = 0;  // most drafts a round; those of the present round
   double generation_throughput = 0;        // tokens/s over the last log interval
+  bool busy = false;                       // a step is due or under way
   double last_progress_seconds = 0;        // monotonic time of the last finished step, or of the last look at an empty queue
 };
 

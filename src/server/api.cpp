@@ -55,7 +55,7 @@ std::string_view finish_text(FinishReason reason) {
 }
 
 Api::Impl::Impl(ApiOptions o, Engine& e, const Tokenizer& t, const ChatTemplate* c)
-    : options(std::move(o)), engine(e), tokenizer(t), chat_template(c), markers(t), started(monotonic_seconds()) {}
+    : options(std::move(o)), engine(e), tokenizer(t), chat_template(c), markers(t), metrics(options.metrics), started(monotonic_seconds()) {}
 
 std::string Api::Impl::shown_model(const std::string& asked) const { return asked.empty() || asked == "default" ? options.served_names.front() : asked; }
 
@@ -72,15 +72,22 @@ Json Api::Impl::token_logprob(int32_t id, float logprob) const {
   return {{"token", bytes}, {"bytes", values}, {"logprob", std::max(logprob, -9999.0f)}};
 }
 
+void Api::Impl::fit_prompt(std::vector<int32_t>& prompt) const {
+  if (!options.truncate_prompts || static_cast<int64_t>(prompt.size()) < options.context_length) return;
+  log_warning("a prompt of {} tokens is cut to {} (--allow-auto-truncate)", prompt.size(), options.context_length - 1);
+  prompt.resize(static_cast<size_t>(options.context_length - 1));
+}
+
 std::unique_ptr<Request> Api::Impl::engine_request(std::vector<int32_t> prompt, const GenerationFields& fields, const std::string& id, std::optional<int32_t> default_max_tokens) {
   if (options.strict_model_name && !fields.model.empty() && fields.model != "default" &&
       std::find(options.served_names.begin(), options.served_names.end(), fields.model) == options.served_names.end()) {
     throw Error(ErrorCode::not_found, fmt::format("The model '{}' does not exist", fields.model), "model");
   }
+  const auto wanted = fields.max_tokens ? fields.max_tokens : default_max_tokens;
   const auto num_prompt = static_cast<int64_t>(prompt.size());
   const int64_t room = options.context_length - num_prompt;
-  const auto wanted = fields.max_tokens ? fields.max_tokens : default_max_tokens;
-  if (room < 1 || (fields.max_tokens && *fields.max_tokens > room)) {
+  if (options.truncate_prompts && wanted && *wanted > room) log_warning("request {}: max_tokens {} is lowered to {} (--allow-auto-truncate)", id, *wanted, room);
+  if (room < 1 || (fields.max_tokens && *fields.max_tokens > room && !options.truncate_prompts)) {
     throw Error(ErrorCode::invalid_argument,
                 fmt::format("This model's context length is {} tokens; the prompt has {} and {} were asked for", options.context_length, num_prompt,
                             fields.max_tokens ? std::to_string(*fields.max_tokens) : "at least 1"),
@@ -184,9 +191,10 @@ void Api::Impl::route(const HttpRequest& request, const ExchangePtr& exchange) {
     if (path == "/") return exchange->respond(text_response(200, fmt::format("nibble {} serves {}\n", options.version, options.served_names.front())));
     if (path == "/ready" || path == "/ping") return exchange->respond(text_response(ready ? 200 : 503, ""));
     if (path == "/health") {
-      const bool stuck = engine.stats().running > 0 && monotonic_seconds() - engine.stats().last_progress_seconds > kStuckSeconds;
+      const bool stuck = engine.stats().busy && monotonic_seconds() - engine.stats().last_progress_seconds > kStuckSeconds;
       return exchange->respond(text_response(ready && !stuck ? 200 : 503, ""));
     }
+    if (path == "/metrics" && !metrics.enabled()) return exchange->respond(error_response(404, "metrics are off (--disable-metrics)", "", "not_found"));
     if (path == "/metrics") return exchange->respond({.status = 200, .body = metrics.render(engine.stats(), options.served_names.front()), .content_type = "text/plain; version=0.0.4", .headers = {}});
     if (path == "/flush_cache") return exchange->respond(engine.flush_cache() ? text_response(200, "Cache flushed.\n") : text_response(400, "Requests are running or waiting; the cache was not flushed.\n"));
     if (path == "/v1/models") {
@@ -217,7 +225,7 @@ void Api::Impl::route(const HttpRequest& request, const ExchangePtr& exchange) {
       return exchange->respond(json_response(info));
     }
     return exchange->respond(json_response({{"model_path", options.model_path}, {"served_model_name", options.served_names.front()}, {"tokenizer_path", options.tokenizer_path}, {"is_generation", true},
-                                            {"preferred_sampling_params", nullptr}, {"weight_version", "default"}, {"load_format", "auto"},
+                                            {"preferred_sampling_params", options.preferred_sampling_params.empty() ? Json(nullptr) : Json::parse(options.preferred_sampling_params)}, {"weight_version", "default"}, {"load_format", "auto"},
                                             {"reasoning_parser", options.reasoning_parser ? Json("gemma4") : Json(nullptr)}, {"tool_call_parser", options.tool_parser ? Json("gemma4") : Json(nullptr)},
                                             {"disaggregation_mode", "null"}, {"has_image_understanding", options.media.images}, {"has_audio_understanding", options.media.audio}, {"model_type", options.model_type},
                                             {"architectures", {options.architecture}}}));
@@ -248,7 +256,13 @@ void Api::set_ready(bool ready) { impl_->ready = ready; }
 
 void Api::handle(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
   impl_->metrics.count_http_request(request.path, request.method);
-  impl_->answering(exchange, [&] { impl_->route(request, exchange); });
+  const std::string& root = impl_->options.root_path;
+  impl_->answering(exchange, [&] {
+    if (root.empty() || !request.path.starts_with(root + "/")) return impl_->route(request, exchange);
+    HttpRequest inner = request;
+    inner.path.erase(0, root.size());
+    impl_->route(inner, exchange);
+  });
 }
 
 void Api::Impl::answering(const ExchangePtr& exchange, const std::function<void()>& work) {

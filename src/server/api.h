@@ -11,6 +11,7 @@
 #include "server/generation_fields.h"
 #include "server/http.h"
 #include "server/media_parts.h"
+#include "server/metrics.h"
 #include "text/chat_template.h"
 #include "text/output_parser.h"
 #include "text/tokenizer.h"
@@ -31,6 +32,13 @@ struct ApiOptions {
   std::string default_template_kwargs;    // JSON object, "" for none
   std::string server_info;                // JSON object with every resolved flag, secrets starred
   std::string round_metrics = "off";      // summary or detailed: speculation's figures in replies
+  std::string root_path;                  // prefix that is taken off paths, "/x"
+  std::string preferred_sampling_params;  // JSON object of defaults of /generate, "" for none
+  bool reasoning_alias = false;           // reasoning_content also under the name reasoning
+  bool usage_in_streams = false;          // where a request has no stream_options
+  bool incremental_generate = false;      // /generate streams what is new instead of all so far
+  bool truncate_prompts = false;          // too long prompts lose their tail, too large max_tokens is lowered
+  MetricsOptions metrics;
   MediaOptions media;
   uint64_t random_seed = 0;               // base of the seeds of requests without one
 };

@@ -206,6 +206,7 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
 
   void send_chunk(int32_t index, Choice& c, Json delta, const Json& finish = nullptr, const Json& matched = nullptr) {
     if (!delta.contains("tool_calls") && !delta.contains("reasoning_content")) delta["reasoning_content"] = nullptr;
+    add_reasoning_alias(delta);
     Json chunk = chunk_head();
     Json choice = {{"index", index}, {"delta", std::move(delta)}, {"logprobs", nullptr}, {"finish_reason", finish}, {"matched_stop", matched}};
     if (want_logprobs_ && !c.logprobs.empty() && c.role_sent) {
@@ -249,12 +250,17 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
     }
   }
 
+  void add_reasoning_alias(Json& message) const {
+    if (api_->options.reasoning_alias && message.contains("reasoning_content")) message["reasoning"] = message["reasoning_content"];
+  }
+
   void flush_reasoning(int32_t index, Choice& c) {
     if (!c.held_reasoning.empty()) send_chunk(index, c, {{"reasoning_content", std::exchange(c.held_reasoning, {})}});
   }
 
   Json message_of(const Choice& c) const {
     Json message = {{"role", "assistant"}, {"content", c.content}, {"reasoning_content", c.reasoning.empty() ? Json(nullptr) : Json(c.reasoning)}};
+    add_reasoning_alias(message);
     const auto& calls = c.reply.parser().calls();
     if (!calls.empty()) {
       message["tool_calls"] = Json::array();
@@ -374,6 +380,7 @@ void Api::Impl::chat(const Json& body, const HttpRequest& http, const ExchangePt
 void Api::Impl::start_chat(const Json& body, const std::string& http_id, const ExchangePtr& exchange, ChatPrompt prompt) {
   const Fields fields(body);
   GenerationFields generation = read_generation_fields(fields, options.chat_defaults, tokenizer.vocab_size());
+  if (options.usage_in_streams && !fields.has("stream_options")) generation.include_usage = true;
   const bool logprobs = fields.boolean("logprobs").value_or(false);
   const auto top_logprobs = fields.integer("top_logprobs", 0, 20);
   if (top_logprobs && !logprobs) fields.reject("top_logprobs", "'top_logprobs' needs 'logprobs' to be true");
@@ -384,6 +391,7 @@ void Api::Impl::start_chat(const Json& body, const std::string& http_id, const E
   reply.stop = generation.stop;
   reply.keep_stop = generation.no_stop_trim;
   reply.parser = {.reasoning = options.reasoning_parser && fields.boolean("separate_reasoning").value_or(true), .tools = options.tool_parser && with_tools, .starts_thinking = prompt.opens_thinking};
+  if (prompt.media.empty()) fit_prompt(prompt.ids);
   const auto num_prompt = static_cast<int32_t>(prompt.ids.size());
   auto request = engine_request(std::move(prompt.ids), generation, generation.rid.empty() ? http_id + "-" + random_hex(8) : generation.rid, std::nullopt);
   MediaCounts counts;

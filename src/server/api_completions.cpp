@@ -61,7 +61,7 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
     FinishReason finish = FinishReason::none;
     int32_t matched_id = -1, cached = 0, generated = 0;
     std::vector<DraftRound> rounds;
-    size_t native_sent = 0;
+    size_t ids_sent = 0;
   };
 
   std::string prompt_id(size_t p) const { return fields_.rid.empty() || prompts_.size() > 1 ? fmt::format("{}-{}", fields_.rid.empty() ? id_ : fields_.rid, p) : fields_.rid; }
@@ -186,7 +186,15 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
   }
 
   void send(size_t index, Choice& c, const std::string& text) {
-    if (style_ == Style::native) return exchange_->event(dump(native_item(index, c)));
+    if (style_ == Style::native) {
+      Json item = native_item(index, c);
+      if (api_->options.incremental_generate) {
+        item["text"] = text;
+        item["output_ids"] = std::vector<int32_t>(c.ids.begin() + static_cast<int64_t>(c.ids_sent), c.ids.end());
+        c.ids_sent = c.ids.size();
+      }
+      return exchange_->event(dump(item));
+    }
     Json chunk = head();
     chunk["choices"] = Json::array({{{"index", index}, {"text", text}, {"logprobs", legacy_logprobs(c.unsent)}, {"finish_reason", c.done ? Json(finish_text(c.finish)) : Json(nullptr)},
                                      {"matched_stop", c.done ? matched_stop(c) : Json(nullptr)}}});
@@ -286,11 +294,13 @@ std::vector<std::vector<int32_t>> read_prompts(const Api::Impl& api, const Field
 void Api::Impl::completions(const Json& body, const HttpRequest&, const ExchangePtr& exchange) {
   const Fields fields(body);
   GenerationFields generation = read_generation_fields(fields, {}, tokenizer.vocab_size());
+  if (options.usage_in_streams && !fields.has("stream_options")) generation.include_usage = true;
   if (fields.has("suffix")) fields.reject("suffix", "'suffix' is not supported");
   if (const auto best_of = fields.integer("best_of", 1, 128); best_of && *best_of != generation.num_choices) fields.reject("best_of", "'best_of' must be absent or equal to 'n'");
   const auto logprobs = fields.integer("logprobs", 0, 20);
   bool is_list = false;
   auto prompts = read_prompts(*this, fields, "prompt", is_list);
+  for (auto& prompt : prompts) fit_prompt(prompt);
   std::make_shared<TextReply>(shared_from_this(), exchange, TextReply::Style::openai, std::move(generation), std::move(prompts), logprobs ? static_cast<int32_t>(*logprobs) : -1,
                               fields.boolean("echo").value_or(false), is_list)
       ->submit();
@@ -303,6 +313,11 @@ void Api::Impl::generate(const Json& body, const HttpRequest&, const ExchangePtr
   }
   Json params = fields.has("sampling_params") ? body["sampling_params"] : Json::object();
   if (!params.is_object()) fields.reject("sampling_params", "'sampling_params' must be an object");
+  if (!options.preferred_sampling_params.empty()) {
+    Json merged = Json::parse(options.preferred_sampling_params);
+    merged.update(params);
+    params = std::move(merged);
+  }
   // The native names of the common fields.
   for (const auto& [native, common] : {std::pair{"max_new_tokens", "max_tokens"}, {"min_new_tokens", "min_tokens"}, {"sampling_seed", "seed"}}) {
     if (!params.contains(native)) continue;
@@ -317,6 +332,7 @@ void Api::Impl::generate(const Json& body, const HttpRequest&, const ExchangePtr
   if (fields.has("text") == fields.has("input_ids")) fields.reject("text", "exactly one of 'text' and 'input_ids' is wanted");
   bool is_list = false;
   auto prompts = read_prompts(*this, fields, fields.has("text") ? "text" : "input_ids", is_list);
+  for (auto& prompt : prompts) fit_prompt(prompt);
   const bool logprobs = fields.boolean("return_logprob").value_or(false);
   const auto top = static_cast<int32_t>(fields.integer("top_logprobs_num", 0, 20).value_or(0));
   std::make_shared<TextReply>(shared_from_this(), exchange, TextReply::Style::native, std::move(generation), std::move(prompts), logprobs ? top : -1, false, is_list)->submit();

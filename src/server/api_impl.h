@@ -60,6 +60,7 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   };
   ChatPrompt chat_prompt(const Json& body) const;
   void start_chat(const Json& body, const std::string& http_id, const ExchangePtr& exchange, ChatPrompt prompt);  // on the connection's thread
+  void fit_prompt(std::vector<int32_t>& prompt) const;  // --allow-auto-truncate
   std::vector<int32_t> raw_prompt(const std::string& text, bool add_bos = true) const;
 
   // An engine request with everything but its sink; throws Error for what does not fit the context.

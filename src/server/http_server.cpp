@@ -160,7 +160,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
       status = 400, message = "not a valid HTTP request", code = "invalid_value";
     }
     if (status != 0) {
-      const std::string text = render_response(error_response(status, message, "", code), "", false, false);
+      const std::string text = render_response(error_response(status, message, "", code), "", "", false, false);
       co_await asio::async_write(stream_, asio::buffer(text), use_result);
       // Let the client read the answer before the unread body makes the kernel reset the connection.
       boost::system::error_code ignored;
@@ -192,6 +192,23 @@ class Connection : public std::enable_shared_from_this<Connection> {
     return out;
   }
 
+  // "*", the request's origin if it is one of those allowed, or nothing.
+  std::string allowed_origin(const HttpRequest& request) const {
+    const std::string origin = request.header("origin");
+    for (const std::string& allowed : options_.allowed_origins) {
+      if (allowed == "*" || allowed == origin) return allowed;
+    }
+    return "";
+  }
+
+  void note_access(const HttpRequest& request, int status) const {
+    if (options_.access_log > LogLevel::info) return;
+    for (const std::string& prefix : options_.quiet_paths) {
+      if (request.path.starts_with(prefix)) return;
+    }
+    log_access(request, status);
+  }
+
   // Sends what the route puts into the outbox until it is finished; false when the connection is of no more use.
   asio::awaitable<bool> deliver(const std::shared_ptr<Outbox>& outbox, const HttpRequest& request, bool keep_alive) {
     bool header_sent = false, eof_seen = false;
@@ -200,13 +217,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
       Outbox::Batch batch = outbox->take();
       std::string text;
       if (batch.response) {
-        text = render_response(*batch.response, request.id, keep_alive, request.method == "HEAD");
-        log_access(request, batch.response->status);
+        text = render_response(*batch.response, request.id, allowed_origin(request), keep_alive, request.method == "HEAD");
+        note_access(request, batch.response->status);
       } else if (batch.streaming) {
         if (!header_sent) {
-          text = render_stream_header(request.id, keep_alive);
+          text = render_stream_header(request.id, allowed_origin(request), keep_alive);
           header_sent = true;
-          log_access(request, 200);
+          note_access(request, 200);
         }
         if (!batch.events.empty()) text += chunk(batch.events);
         if (batch.finished) text += "0\r\n\r\n";

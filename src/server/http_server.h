@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "base/log.h"
 #include "server/http.h"
 
 namespace nibble {
@@ -14,6 +16,9 @@ struct HttpServerOptions {
   int num_threads = 2;
   uint64_t max_body_bytes = uint64_t{64} << 20;
   int keep_alive_seconds = 30;
+  std::vector<std::string> allowed_origins{"*"};   // for browsers (CORS)
+  LogLevel access_log = LogLevel::debug;           // the lowest level that --log-level-http lets through; access lines are of level info
+  std::vector<std::string> quiet_paths;            // no access lines for paths that begin so
 };
 
 class HttpServer {

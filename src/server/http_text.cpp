@@ -45,20 +45,28 @@ std::string percent_decoded(std::string_view text, bool plus_is_space) {
 }
 }  // namespace
 
-std::string render_response(const HttpResponse& response, const std::string& request_id, bool keep_alive, bool head_only) {
+namespace {
+std::string origin_header(std::string_view origin) {
+  if (origin.empty()) return "";
+  return fmt::format("Access-Control-Allow-Origin: {}\r\n{}", origin, origin == "*" ? "" : "Vary: Origin\r\n");
+}
+}  // namespace
+
+std::string render_response(const HttpResponse& response, const std::string& request_id, std::string_view origin, bool keep_alive, bool head_only) {
   std::string out = fmt::format("HTTP/1.1 {} {}\r\n", response.status, reason_of(response.status));
   if (!response.content_type.empty()) out += fmt::format("Content-Type: {}\r\n", response.content_type);
   for (const auto& [name, value] : response.headers) out += fmt::format("{}: {}\r\n", name, value);
   if (!request_id.empty()) out += fmt::format("x-request-id: {}\r\n", request_id);
-  out += fmt::format("Access-Control-Allow-Origin: *\r\nConnection: {}\r\nContent-Length: {}\r\n\r\n", keep_alive ? "keep-alive" : "close", response.body.size());
+  out += origin_header(origin);
+  out += fmt::format("Connection: {}\r\nContent-Length: {}\r\n\r\n", keep_alive ? "keep-alive" : "close", response.body.size());
   return head_only ? out : out + response.body;
 }
 
-std::string render_stream_header(const std::string& request_id, bool keep_alive) {
+std::string render_stream_header(const std::string& request_id, std::string_view origin, bool keep_alive) {
   return fmt::format(
       "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nx-request-id: {}\r\n"
-      "Access-Control-Allow-Origin: *\r\nConnection: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
-      request_id, keep_alive ? "keep-alive" : "close");
+      "{}Connection: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+      request_id, origin_header(origin), keep_alive ? "keep-alive" : "close");
 }
 
 std::string chunk(std::string_view data) { return fmt::format("{:x}\r\n{}\r\n", data.size(), data); }

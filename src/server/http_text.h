@@ -8,8 +8,9 @@
 #include "server/http.h"
 
 namespace nibble {
-std::string render_response(const HttpResponse& response, const std::string& request_id, bool keep_alive, bool head_only);
-std::string render_stream_header(const std::string& request_id, bool keep_alive);
+// `origin`: what Access-Control-Allow-Origin says, "" for no such header.
+std::string render_response(const HttpResponse& response, const std::string& request_id, std::string_view origin, bool keep_alive, bool head_only);
+std::string render_stream_header(const std::string& request_id, std::string_view origin, bool keep_alive);
 std::string chunk(std::string_view data);
 
 void split_target(const std::string& target, HttpRequest& request);  // path and query, percent-decoded

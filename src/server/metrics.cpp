@@ -28,7 +28,19 @@ void Histogram::render(std::string& out, const std::string& name, const std::str
   out += fmt::format("{0}_bucket{{{1},le=\"+Inf\"}} {2}\n{0}_sum{{{1}}} {3}\n{0}_count{{{1}}} {2}\n", name, labels, total, sum_);
 }
 
-Metrics::Metrics() : first_token_(kFirstToken), token_gap_(kTokenGap), total_(kTotal), prompt_tokens_(kTokens), output_tokens_(kTokens) {}
+namespace {
+const std::vector<double>& either(const std::vector<double>& wanted, const std::vector<double>& usual) { return wanted.empty() ? usual : wanted; }
+
+std::string escaped(const std::string& label) {
+  std::string out;
+  for (const char c : label) out += c == '"' ? "\\\"" : c == '\\' ? "\\\\" : c == '\n' ? "\\n" : std::string(1, c);
+  return out;
+}
+}  // namespace
+
+Metrics::Metrics(MetricsOptions options)
+    : options_(std::move(options)), first_token_(either(options_.first_token, kFirstToken)), token_gap_(either(options_.token_gap, kTokenGap)), total_(either(options_.total, kTotal)),
+      prompt_tokens_(kTokens), output_tokens_(kTokens) {}
 
 void Metrics::count_http_request(const std::string& path, const std::string& method) {
   const std::lock_guard lock(mutex_);
@@ -49,7 +61,8 @@ void Metrics::observe_token_gap(double seconds) {
 }
 
 std::string Metrics::render(const EngineStats& s, const std::string& model) const {
-  const std::string labels = fmt::format("model_name=\"{}\"", model);
+  std::string labels = fmt::format("model_name=\"{}\"", escaped(model));
+  for (const auto& [name, value] : options_.labels) labels += fmt::format(",{}=\"{}\"", name, escaped(value));
   std::string out;
   const auto line = [&](const char* type, const char* name, double value) { out += fmt::format("# TYPE sglang:{0} {1}\nsglang:{0}{{{2}}} {3}\n", name, type, labels, value); };
   const auto share = [](int32_t used, int32_t total) { return total > 0 ? static_cast<double>(used) / total : 0.0; };

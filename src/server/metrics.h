@@ -9,6 +9,12 @@
 #include "engine/engine.h"
 
 namespace nibble {
+struct MetricsOptions {
+  bool enabled = true;
+  std::map<std::string, std::string> labels;               // on every line, beside model_name
+  std::vector<double> first_token, token_gap, total;        // bounds of the histograms in seconds; empty: SGLang's
+};
+
 class Histogram {
  public:
   explicit Histogram(std::vector<double> bounds) : bounds_(std::move(bounds)), counts_(bounds_.size() + 1, 0) {}
@@ -23,13 +29,15 @@ class Histogram {
 
 class Metrics {
  public:
-  Metrics();
+  explicit Metrics(MetricsOptions options = {});
+  bool enabled() const { return options_.enabled; }
   void count_http_request(const std::string& path, const std::string& method);
   void observe_request(double first_token_seconds, double total_seconds, int64_t prompt_tokens, int64_t output_tokens);
   void observe_token_gap(double seconds);
   std::string render(const EngineStats& stats, const std::string& model) const;
 
  private:
+  MetricsOptions options_;
   mutable std::mutex mutex_;
   std::map<std::pair<std::string, std::string>, int64_t> http_requests_;
   Histogram first_token_, token_gap_, total_, prompt_tokens_, output_tokens_;
