@@ -242,6 +242,17 @@ INSTANTIATE_TEST_SUITE_P(All, QuantizedGoldens,
                                          QuantCase{"quant/seed1/fp8_max", "quant/seed1/goldens.safetensors", "fp8_max"},
                                          QuantCase{"quant/seed2/nvfp4_mse", "quant/seed2/goldens.safetensors", "nvfp4_mse"}));
 
+// One activation on a rounding border, rounded the other way, moves logits by some hundredths; everything else would move them by far more.
+TEST(ActivationQuantModel, LogitsAreTheReferences) {
+  for (const std::string seed : {"seed0", "seed2"}) {
+    Loaded loaded("quant/" + seed + "/nvfp4_mse", {.activations = DType::f32, .kv_cache = DType::f32, .activation_quant = ActivationQuant::nvfp4});
+    const Golden golden(test_data("quant/" + seed + "/goldens.safetensors"));
+    const std::vector<float> got = loaded.run(golden.ids("test_ids"), 512);
+    EXPECT_LT(max_difference(got, golden.floats("logits_nvfp4_mse_w4a4")), 0.03f) << seed;
+    EXPECT_GT(max_difference(got, golden.floats("logits_nvfp4_mse_weights")), 0.1f) << seed << ": the activations were not rounded";
+  }
+}
+
 // Where there is a GPU: its logits are the CPU's, in every format, but for the rounding of queries and probabilities to bf16. Both stand equally far from f32.
 TEST_P(QuantizedGoldens, TheGpuStaysAsCloseToFloat32AsTheCpu) {
   const Golden golden(test_data(GetParam().goldens));
