@@ -6,7 +6,7 @@
 #include <limits>
 #include <mutex>
 #include <thread>
-#include <unordered_set>
+#include <unordered_map>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -52,14 +52,19 @@ struct Engine::Impl {
 
   // What other threads hand over, under `mutex`.
   struct Cancel {
-    std::string id;  // empty: all
+    uint64_t handle;  // 0: all
     bool silent;
   };
   mutable std::mutex mutex;
   std::condition_variable wake, idle;
-  std::vector<std::unique_ptr<Request>> arrivals;
+  struct Arrival {
+    uint64_t handle;
+    std::unique_ptr<Request> request;
+  };
+  std::vector<Arrival> arrivals;
   std::vector<Cancel> cancels;
-  std::unordered_set<std::string> live;  // ids of requests not yet finished
+  std::unordered_map<std::string, uint64_t> live;  // handles by id of requests not yet finished
+  uint64_t last_handle = 0;
   int32_t num_queued = 0;                // requests that wait, arrivals included
   bool stopping = false, refusing = false, busy = false, flush_wanted = false, flush_done = false;
   EngineStats published;
@@ -87,7 +92,7 @@ struct Engine::Impl {
 
   void loop() {
     while (true) {
-      std::vector<std::unique_ptr<Request>> new_requests;
+      std::vector<Arrival> new_requests;
       std::vector<Cancel> new_cancels;
       bool flush = false;
       {
@@ -101,14 +106,15 @@ struct Engine::Impl {
           published.last_progress_seconds = monotonic_seconds();
         }
         published.busy = has_work || !arrivals.empty();
-        if (stopping) cancels.push_back({"", false});
+        if (stopping) cancels.push_back({0, false});
         new_requests.swap(arrivals);
         new_cancels.swap(cancels);
         flush = flush_wanted;
       }
-      for (auto& request : new_requests) {
+      for (Arrival& arrival : new_requests) {
         auto state = std::make_shared<RequestState>();
-        state->request = std::move(request);
+        state->request = std::move(arrival.request);
+        state->handle = arrival.handle;
         ++counts.requests;
         counts.prompt_tokens += static_cast<int64_t>(state->request->prompt.size());
         scheduler.add(std::move(state));
@@ -135,7 +141,7 @@ struct Engine::Impl {
   }
 
   void apply(const Cancel& cancel) {
-    for (Sequence* sequence : scheduler.find(cancel.id)) {
+    for (Sequence* sequence : scheduler.find(cancel.handle)) {
       sequence->state->silent |= cancel.silent;
       // Choices that have not been forked yet end with the first.
       if (!sequence->forked && sequence->choice == 0) sequence->state->unfinished_choices = 1;
@@ -466,7 +472,7 @@ struct Engine::Impl {
 Engine::Engine(ForwardModel& model, EngineOptions options) : impl_(std::make_unique<Impl>(model, std::move(options))) {}
 Engine::~Engine() = default;
 
-Result<void> Engine::submit(std::unique_ptr<Request> request) {
+Result<uint64_t> Engine::submit(std::unique_ptr<Request> request) {
   NB_ASSERT(!request->prompt.empty() && request->max_tokens > 0 && request->num_choices > 0, "a request wants a prompt, max_tokens and num_choices");
   const int32_t most = impl_->scheduler.max_sequence_tokens();
   if (static_cast<int64_t>(request->prompt.size()) + 1 > most) {
@@ -482,25 +488,38 @@ Result<void> Engine::submit(std::unique_ptr<Request> request) {
                                                "--chunked-prefill-size or --max-total-tokens", m.count, impl_->scheduler.max_picture_tokens());
     }
   }
+  uint64_t handle = 0;
   {
     const std::lock_guard lock(impl_->mutex);
     if (impl_->refusing) return fail(ErrorCode::unavailable, "the server is shutting down");
     if (impl_->num_queued >= impl_->options.max_queued_requests) {
       return fail(ErrorCode::unavailable, "the queue is full ({} requests wait); try again later", impl_->num_queued);
     }
-    if (!impl_->live.insert(request->id).second) return fail_param("rid", ErrorCode::invalid_argument, "request id {} is in use", request->id);
+    handle = impl_->last_handle + 1;
+    if (!impl_->live.emplace(request->id, handle).second) return fail_param("rid", ErrorCode::invalid_argument, "request id {} is in use", request->id);
+    impl_->last_handle = handle;
     ++impl_->num_queued;
-    impl_->arrivals.push_back(std::move(request));
+    impl_->arrivals.push_back({handle, std::move(request)});
   }
   impl_->wake.notify_one();
-  return {};
+  return handle;
 }
 
-void Engine::cancel(std::string_view request_id, bool silent) {
-  if (request_id.empty()) return;
+void Engine::cancel(uint64_t handle, bool silent) {
+  if (handle == 0) return;
   {
     const std::lock_guard lock(impl_->mutex);
-    impl_->cancels.push_back({std::string(request_id), silent});
+    impl_->cancels.push_back({handle, silent});
+  }
+  impl_->wake.notify_one();
+}
+
+void Engine::cancel(const std::string& request_id) {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    const auto found = impl_->live.find(request_id);
+    if (found == impl_->live.end()) return;
+    impl_->cancels.push_back({found->second, false});
   }
   impl_->wake.notify_one();
 }
@@ -508,7 +527,7 @@ void Engine::cancel(std::string_view request_id, bool silent) {
 void Engine::cancel_all() {
   {
     const std::lock_guard lock(impl_->mutex);
-    impl_->cancels.push_back({"", false});
+    impl_->cancels.push_back({0, false});
   }
   impl_->wake.notify_one();
 }

@@ -47,10 +47,12 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // unavailable: the queue is full or the engine is stopping. invalid_argument: the prompt can never fit the pools.
-  Result<void> submit(std::unique_ptr<Request> request);
-  // The request ends with FinishReason::abort within one step; its sink hears nothing after cancel() if `silent`. Unknown ids are ignored.
-  void cancel(std::string_view request_id, bool silent = false);
+  // The handle names this request for ever, its id only as long as it lives.
+  // unavailable: the queue is full or the engine is stopping. invalid_argument: the prompt can never fit the pools, or the id is in use.
+  Result<uint64_t> submit(std::unique_ptr<Request> request);
+  // The request ends with FinishReason::abort within one step; its sink hears nothing after cancel() if `silent`. What has ended is left alone.
+  void cancel(uint64_t handle, bool silent = false);
+  void cancel(const std::string& request_id);
   void cancel_all();
   // Drops the prefix cache; false when requests run or wait.
   bool flush_cache();

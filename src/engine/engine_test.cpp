@@ -139,6 +139,24 @@ TEST(Engine, HundredsOfRequestsCancelledAtRandomReturnEveryPage) {
   EXPECT_FALSE(engine.submit(collector.request("late", {1}, 1, 1)).has_value());
 }
 
+// A client that left late must not take a newer request of the same id with it.
+TEST(Engine, AHandleOutlivesItsRequestWithoutHarm) {
+  PageHashModel model(64, 48, 40);
+  Engine engine(model, {});
+  for (int round = 0; round < 50; ++round) {
+    Collector first, second;
+    const auto handle = engine.submit(first.request("same", prompt_of(1, 5), 2, 1));
+    ASSERT_TRUE(handle.has_value());
+    EXPECT_EQ(engine.submit(second.request("same", prompt_of(2, 5), 2, 1)).error().param, "rid");
+    ASSERT_TRUE(first.wait_for(1));
+    ASSERT_TRUE(engine.submit(second.request("same", prompt_of(2, 5), 20, 1)).has_value());
+    engine.cancel(*handle, /*silent=*/true);
+    ASSERT_TRUE(second.wait_for(1));
+    EXPECT_EQ(second.reply("same").finish, FinishReason::length);
+  }
+  expect_no_leak(engine);
+}
+
 TEST(Engine, RefusesWhatCanNeverRunAndWhatTheQueueCannotHold) {
   PageHashModel model(4, 8, 40);
   EngineOptions options;

@@ -38,11 +38,11 @@ void Scheduler::add(std::shared_ptr<RequestState> state) {
   waiting_.push_back(std::move(sequence));
 }
 
-std::vector<Sequence*> Scheduler::find(std::string_view id) {
+std::vector<Sequence*> Scheduler::find(uint64_t handle) {
   std::vector<Sequence*> found;
   for (SequenceList* list : {&running_, &waiting_}) {
     for (const SequencePtr& sequence : *list) {
-      if (id.empty() || sequence->request().id == id) found.push_back(sequence.get());
+      if (handle == 0 || sequence->state->handle == handle) found.push_back(sequence.get());
     }
   }
   return found;

@@ -22,6 +22,7 @@ namespace nibble {
 // One request; its choices share it.
 struct RequestState {
   std::unique_ptr<Request> request;
+  uint64_t handle = 0;
   int32_t unfinished_choices = 0;
   bool silent = false;  // the sink wants to hear no more
 };
@@ -74,8 +75,8 @@ class Scheduler {
   // Takes a sequence out, running or waiting; its pages go back, its prefix to the cache if `keep_prefix`.
   void remove(Sequence& sequence, bool keep_prefix);
   // All sequences of a request, with this id or all when `id` is empty.
-  std::vector<Sequence*> find(std::string_view id);
-  std::vector<Sequence*> all() { return find({}); }
+  std::vector<Sequence*> find(uint64_t handle);  // 0: all
+  std::vector<Sequence*> all() { return find(0); }
 
   bool flush_cache();  // false when anything runs or waits
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }

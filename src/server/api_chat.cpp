@@ -107,7 +107,7 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
     for (int32_t i = 0; i < fields_.num_choices; ++i) choices_.push_back(std::make_unique<Choice>(api_->tokenizer, api_->markers, options));
   }
 
-  std::string engine_id;
+  uint64_t engine_handle = 0;
 
   void on_token(TokenEvent&& event) {
     Choice& c = *choices_[static_cast<size_t>(event.choice)];
@@ -136,7 +136,7 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
     }
     deliver(event.choice, c, deltas);
     if (num_done_ == static_cast<int32_t>(choices_.size())) {
-      if (stopped || one_call_is_enough) api_->engine.cancel(engine_id, /*silent=*/true);
+      if (stopped || one_call_is_enough) api_->engine.cancel(engine_handle, /*silent=*/true);
       complete();
     }
   }
@@ -306,7 +306,7 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
 
   void fail_all(const Error& error) {
     for (auto& c : choices_) c->done = true;
-    api_->engine.cancel(engine_id, /*silent=*/true);
+    api_->engine.cancel(engine_handle, /*silent=*/true);
     if (!fields_.stream) return exchange_->respond(error_response(error));
     exchange_->event(error_event(error));
     exchange_->event("[DONE]");
@@ -401,13 +401,12 @@ void Api::Impl::start_chat(const Json& body, const std::string& http_id, const E
   const bool stream = generation.stream;
   const auto state = std::make_shared<ChatReply>(shared_from_this(), exchange, std::move(generation), num_prompt, counts, reply, logprobs,
                                                  fields.boolean("stream_reasoning").value_or(true), !fields.boolean("parallel_tool_calls").value_or(true));
-  const std::string id = request->id;
-  state->engine_id = id;
   request->on_token = [exchange, state](TokenEvent&& event) {
     exchange->post([state, event = std::make_shared<TokenEvent>(std::move(event))] { state->on_token(std::move(*event)); });
   };
-  value_or_raise(engine.submit(std::move(request)));
-  exchange->on_disconnect([self = shared_from_this(), id] { self->engine.cancel(id, /*silent=*/true); });
+  const uint64_t handle = value_or_raise(engine.submit(std::move(request)));
+  state->engine_handle = handle;  // before any event: they are taken on this thread, later
+  exchange->on_disconnect([self = shared_from_this(), handle] { self->engine.cancel(handle, /*silent=*/true); });
   if (stream) exchange->start_events();
 }
 }  // namespace nibble

@@ -44,7 +44,12 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
       request->on_prompt_logprobs = [self, p](std::vector<TokenEvent>&& events) {
         self->exchange_->post([self, p, events = std::make_shared<std::vector<TokenEvent>>(std::move(events))] { self->on_prompt(p, *events); });
       };
-      value_or_raise(api_->engine.submit(std::move(request)));
+      auto handle = api_->engine.submit(std::move(request));
+      if (!handle) {
+        cancel();  // the prompts before it
+        throw handle.error();
+      }
+      handles_.push_back(*handle);
     }
     exchange_->on_disconnect([self = shared_from_this()] { self->cancel(); });
     if (fields_.stream) exchange_->start_events();
@@ -66,7 +71,7 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
 
   std::string prompt_id(size_t p) const { return fields_.rid.empty() || prompts_.size() > 1 ? fmt::format("{}-{}", fields_.rid.empty() ? id_ : fields_.rid, p) : fields_.rid; }
   void cancel() {
-    for (size_t p = 0; p < prompts_.size(); ++p) api_->engine.cancel(prompt_id(p), /*silent=*/true);
+    for (const uint64_t handle : handles_) api_->engine.cancel(handle, /*silent=*/true);
   }
   std::string prompt_text(size_t p) const { return api_->tokenizer.decode(prompts_[p], fields_.skip_special_tokens); }
 
@@ -113,7 +118,7 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
     c.text += text;
     c.tokens.insert(c.tokens.end(), c.unsent.begin(), c.unsent.end());
     if (fields_.stream && (!text.empty() || c.done)) send(index, c, text);
-    if (stopped && fields_.num_choices == 1) api_->engine.cancel(prompt_id(p), /*silent=*/true);
+    if (stopped && fields_.num_choices == 1) api_->engine.cancel(handles_[p], /*silent=*/true);
     if (style_ == Style::openai && fields_.stream) {
       if (!text.empty() || c.done) c.unsent.clear();
     } else {
@@ -254,6 +259,7 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
   Style style_;
   GenerationFields fields_;
   std::vector<std::vector<int32_t>> prompts_;
+  std::vector<uint64_t> handles_;  // of the prompts
   int32_t logprobs_;
   bool echo_, is_list_;
   std::string id_;

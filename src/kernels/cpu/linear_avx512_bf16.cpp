@@ -273,8 +273,9 @@ template <Packed::Format kFormat>
   RowSums total0 = load_sums(sums[0]), total1 = load_sums(sums[1]), total2 = load_sums(sums[2]);
   for (int64_t k = 0; k < panel.count; k += kBlock) {
     RowSums chains0 = zero_sums(), chains1 = zero_sums(), chains2 = zero_sums();
-#pragma GCC unroll 1
-    for (int64_t p = k / 2; p < (k + kBlock) / 2; ++p) {
+    int64_t end = (k + kBlock) / 2;
+    asm("" : "+r"(end));  // a count that the compiler does not know: unrolled, the loop spills its sums
+    for (int64_t p = k / 2; p < end; ++p) {
       __m512i a = _mm512_load_si512(weights.pairs[p][0]), b = _mm512_load_si512(weights.pairs[p][16]), c = _mm512_load_si512(weights.pairs[p][32]), d = _mm512_load_si512(weights.pairs[p][48]);
       asm("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d));  // or each is loaded again for each row
       const auto dot = [&](RowSums& s, const uint16_t* row) {
