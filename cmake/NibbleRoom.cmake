@@ -62,7 +62,7 @@ function(nibble_room name)
     # GoogleTest's macros hold an if of their own, so that `if (x) EXPECT_...` would warn.
     target_compile_options(nibble_${name}_test PRIVATE -Wno-dangling-else)
     target_compile_definitions(nibble_${name}_test PRIVATE NIBBLE_REPO_DIR="${CMAKE_SOURCE_DIR}" NIBBLE_BUILD_DIR="${CMAKE_BINARY_DIR}")
-    gtest_discover_tests(nibble_${name}_test DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+    gtest_discover_tests(nibble_${name}_test NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
   endif()
   if(NIBBLE_BUILD_BENCHES AND benches)
     add_executable(nibble_${name}_bench ${benches})
