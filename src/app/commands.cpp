@@ -9,6 +9,7 @@
 #include "app/chat.h"
 #include "app/inspect.h"
 #include "app/inspect_checkpoint.h"
+#include "app/quantize_command.h"
 #include "base/log.h"
 #include "base/nearest.h"
 
@@ -74,6 +75,11 @@ int run_command(const std::vector<std::string>& args) {
   chat->add_option("--temperature", chat_flags.temperature, "0: the likeliest reply (default: the model's recommendation)");
   chat->add_option("--max-tokens", chat_flags.max_tokens, "longest reply")->capture_default_str()->check(CLI::PositiveNumber);
   chat->callback([&] { action = [&] { return run_chat(chat_flags); }; });
+
+  QuantizeFlags quantize_flags;
+  CLI::App* quantize = app.add_subcommand("quantize", "a BF16 model to NVFP4 or FP8, with calibration and a report");
+  add_quantize_command(*quantize, quantize_flags);
+  quantize->callback([&] { action = [&] { return run_quantize(quantize_flags); }; });
 
   std::string command_line = "nibble";
   for (const std::string& arg : args) command_line += " " + arg;

@@ -14,6 +14,7 @@ constexpr const char* kHelp =
     "  nibble serve [MODEL]      OpenAI-compatible server (default: the demo model)\n"
     "  nibble chat [MODEL]       a conversation in the terminal\n"
     "  nibble inspect ...        look into a checkpoint, a prompt, tokens, a message, logits\n"
+    "  nibble quantize [MODEL]   BF16 to NVFP4 or FP8, with calibration and a report\n"
     "  nibble eval gsm8k         accuracy with error bars, paired tests; --task FILE for one's own\n"
     "  nibble bench serving      load test of a server, or of a model in this process\n"
     "  nibble bench offline      prefill and decode of the engine alone\n"

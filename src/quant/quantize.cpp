@@ -96,11 +96,7 @@ std::string fingerprint(const QuantizeOptions& options, const std::vector<Unit>&
   std::string text = fmt::format("{} {} {} {} {} {} {}\n{}\n", static_cast<int>(options.recipe), static_cast<int>(options.search), options.kv_cache_fp8, options.reexport_names, options.max_shard_bytes, options.version, fs::canonical(options.source).string(), config_json);
   for (const Unit& unit : units) text += fmt::format("{} {} {}\n", unit.source_name, unit.tensor.bytes(), static_cast<int>(unit.form));
   for (const auto& [name, scale] : options.scales) text += fmt::format("{} {:a}\n", name, scale);
-  std::set<std::string> files;
-  for (const auto& entry : fs::directory_iterator(options.source)) {
-    if (entry.path().extension() == ".safetensors") files.insert(fmt::format("{} {} {}\n", entry.path().filename().string(), entry.file_size(), entry.last_write_time().time_since_epoch().count()));
-  }
-  for (const std::string& line : files) text += line;
+  text += describe_weight_files(options.source);
   const Hash128 hash = hash_bytes(std::as_bytes(std::span(text)));
   return fmt::format("{:016x}{:016x}", hash.high, hash.low);
 }
@@ -177,6 +173,11 @@ bool is_copied(const fs::path& path) {
   return extension == ".json" || extension == ".jinja" || extension == ".model" || extension == ".txt" || name.starts_with("LICENSE") || name.starts_with("NOTICE");
 }
 
+fs::path normal(const fs::path& target) {
+  const fs::path path = fs::absolute(target).lexically_normal();
+  return path.has_filename() ? path : path.parent_path();
+}
+
 void check_target(const QuantizeOptions& options) {
   if (fs::exists(options.target) && !(fs::is_directory(options.target) && fs::is_empty(options.target)) && !options.force) {
     raise(ErrorCode::invalid_argument, "{}: exists and is not an empty folder; name another --export_path or give --force", options.target.string());
@@ -185,11 +186,19 @@ void check_target(const QuantizeOptions& options) {
 }
 }  // namespace
 
-QuantizeReport quantize_checkpoint(const QuantizeOptions& given) {
-  QuantizeOptions options = given;
-  options.target = fs::absolute(options.target).lexically_normal();
-  if (!options.target.has_filename()) options.target = options.target.parent_path();
-  const double began = monotonic_seconds();
+std::string describe_weight_files(const fs::path& folder) {
+  std::set<std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().extension() == ".safetensors") files.insert(fmt::format("{} {} {}\n", entry.path().filename().string(), entry.file_size(), entry.last_write_time().time_since_epoch().count()));
+  }
+  std::string text;
+  for (const std::string& line : files) text += line;
+  return text;
+}
+
+fs::path partial_folder(const fs::path& target) { return normal(target).string() + ".partial"; }
+
+void check_quantize_options(const QuantizeOptions& options) {
   const std::string source = options.source.string(), config_json = read_config_json(options.source);
   const ModelConfig config = parse_model_config(config_json, source + "/config.json");
   const fs::path hf_quant = options.source / "hf_quant_config.json";
@@ -197,6 +206,29 @@ QuantizeReport quantize_checkpoint(const QuantizeOptions& given) {
   if (quant.algo != QuantAlgo::none) raise(ErrorCode::invalid_argument, "{}: is already quantized ({} says {}); quantize wants the BF16 model", source, quant.source, quant.algo_name);
   check_target(options);
   (void)ModelWeights::load(options.source, config, quant);  // every tensor is there, none is unknown, all shapes fit
+
+  int64_t wanted = 64 << 20;
+  for (const Unit& unit : list_units(TensorFiles::open(options.source), config, options)) {
+    for (const PlannedTensor& t : outputs_of(unit)) wanted += t.bytes();
+  }
+  const fs::path partial = partial_folder(options.target), parent = partial.parent_path();
+  fs::create_directories(parent);
+  if (fs::exists(partial)) {
+    for (const auto& entry : fs::directory_iterator(partial)) wanted -= entry.is_regular_file() ? static_cast<int64_t>(entry.file_size()) : 0;  // allocated by an earlier run
+  }
+  const auto available = static_cast<int64_t>(fs::space(parent).available);
+  if (wanted > available) {
+    raise(ErrorCode::out_of_memory, "{}: {:.2f} GB are wanted on the disk, {:.2f} GB are free; free some or name another --export_path", options.target.string(), static_cast<double>(wanted) / 1e9, static_cast<double>(available) / 1e9);
+  }
+}
+
+QuantizeReport quantize_checkpoint(const QuantizeOptions& given) {
+  QuantizeOptions options = given;
+  options.target = normal(options.target);
+  const double began = monotonic_seconds();
+  const std::string source = options.source.string(), config_json = read_config_json(options.source);
+  const ModelConfig config = parse_model_config(config_json, source + "/config.json");
+  check_quantize_options(options);
 
   const TensorFiles files = TensorFiles::open(options.source);
   const std::vector<Unit> units = list_units(files, config, options);
@@ -217,7 +249,7 @@ QuantizeReport quantize_checkpoint(const QuantizeOptions& given) {
   for (const std::string& name : scales_left) planned.push_back({name, DType::f32, {}});  // v_scale where there is no v_proj
   report.bytes_before = total;
 
-  const fs::path partial = options.target.string() + ".partial";
+  const fs::path partial = partial_folder(options.target);
   fs::create_directories(partial);
   ShardWriter writer(partial, planned, options.max_shard_bytes);
   report.bytes_after = writer.total_bytes();
@@ -225,12 +257,6 @@ QuantizeReport quantize_checkpoint(const QuantizeOptions& given) {
   report.num_shards = writer.num_shards();
 
   Journal journal(partial / "journal.jsonl", fingerprint(options, units, config_json));
-  int64_t present = 0;  // allocated by an earlier run
-  for (const auto& entry : fs::directory_iterator(partial)) present += entry.is_regular_file() ? static_cast<int64_t>(entry.file_size()) : 0;
-  const int64_t wanted = writer.total_bytes() + (64 << 20) - present, available = static_cast<int64_t>(fs::space(partial).available);
-  if (wanted > available) {
-    raise(ErrorCode::out_of_memory, "{}: {:.2f} GB are wanted on the disk, {:.2f} GB are free; free some or name another --export_path", options.target.string(), static_cast<double>(wanted) / 1e9, static_cast<double>(available) / 1e9);
-  }
   writer.open();
   for (const auto& [name, scale] : options.scales) writer.write(name, &scale, sizeof scale);
 
@@ -276,6 +302,7 @@ QuantizeReport quantize_checkpoint(const QuantizeOptions& given) {
   if (options.recipe != Recipe::none) write_file(partial / "hf_quant_config.json", hf_quant_config_json(options.recipe, options.kv_cache_fp8, config.num_layers(), options.version));
   fs::remove(partial / "journal.jsonl");
   fs::remove(partial / "journal.jsonl.lock");
+  fs::remove(partial / "calibration.json");
   if (fs::exists(options.target)) fs::remove_all(options.target);
   fs::rename(partial, options.target);
   report.seconds = monotonic_seconds() - began;

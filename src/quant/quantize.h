@@ -47,6 +47,15 @@ struct QuantizeReport {
   std::vector<MatrixReport> matrices;
 };
 
+// What can be refused before any work: a source that is quantized, incomplete or misshapen, a target that exists, a disk that is too small.
+void check_quantize_options(const QuantizeOptions& options);
+
+// The folder in which a run for this target works, and which becomes the target.
+std::filesystem::path partial_folder(const std::filesystem::path& target);
+
+// Names, sizes and times of a folder's safetensors files: changes when they change.
+std::string describe_weight_files(const std::filesystem::path& folder);
+
 // Raises: invalid_argument (already quantized, target exists), corrupt (naming the tensor), out_of_memory (disk), cancelled.
 QuantizeReport quantize_checkpoint(const QuantizeOptions& options);
 
