@@ -20,7 +20,10 @@ std::vector<double> collect(const std::vector<RequestMetrics>& all, Get get) {
 
 bool within(const RequestMetrics& m, const Limits& slo) {
   for (const auto& [name, limit] : slo) {
-    const std::optional<double> v = name == "ttft" ? m.ttft : name == "itl" ? m.itl : name == "request_latency" ? m.request_latency : std::nullopt;
+    std::optional<double> v;
+    if (name == "ttft") v = m.ttft;
+    if (name == "itl") v = m.itl;
+    if (name == "request_latency") v = m.request_latency;
     if (name == "itl" && !v && m.ttft) continue;  // a reply of one token has none
     if (!v || *v > limit) return false;
   }
