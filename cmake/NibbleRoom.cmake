@@ -28,7 +28,7 @@ target_compile_options(nibble_options INTERFACE -ffp-contract=off)
 if(NIBBLE_SANITIZE)
   target_compile_options(nibble_options INTERFACE -fsanitize=${NIBBLE_SANITIZE} -fno-omit-frame-pointer -g1)
   if(NIBBLE_SANITIZE MATCHES thread AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    target_compile_options(nibble_options INTERFACE -Wno-tsan)  # Boost's fences, which the sanitizer does not see
+    target_compile_options(nibble_options INTERFACE -Wno-tsan -Wno-maybe-uninitialized)  # Boost's fences, which the sanitizer does not see
   endif()
   target_link_options(nibble_options INTERFACE -fsanitize=${NIBBLE_SANITIZE})
 endif()
