@@ -72,7 +72,7 @@ void add_quantize_command(CLI::App& app, QuantizeFlags& flags) {
   app.add_option("-o,--export_path,--export-path", flags.export_path, "folder to write; new or empty")->required();
   app.add_option("-q,--qformat", flags.qformat, "nvfp4_mlp_only, fp8_pb_wo, none (a checked copy)")->capture_default_str();
   app.add_option("-a,--weight_calib_algorithm,--weight-calib-algorithm", flags.search, "mse (search every block's scale), max")->capture_default_str();
-  app.add_option("-k,--kv_cache_qformat,--kv-cache-qformat", flags.kv_cache, "fp8 (with k_scale and v_scale), fp8_cast (without), none")->capture_default_str();
+  app.add_option("-k,--kv_cache_qformat,--kv-cache-qformat", flags.kv_cache, "what the configuration says of the KV cache: fp8, fp8_cast (the same), none; no k_scale or v_scale is written")->capture_default_str();
   app.add_option("--tensor-names", flags.tensor_names, "of vision tensors: hub or reexport")->capture_default_str();
   app.add_option("--max-shard-size,--max_shard_size", flags.max_shard_size, "of one file: 10GB, 4GiB")->capture_default_str();
   app.add_option("--threads", flags.threads, "CPU threads (default: one per core)")->check(CLI::NonNegativeNumber);
