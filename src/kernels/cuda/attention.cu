@@ -1,10 +1,8 @@
 #include "kernels/cuda/attention.h"
 
-#include <cuda_fp8.h>
-
 #include <algorithm>
 
-#include "kernels/cuda/device_code.cuh"
+#include "kernels/cuda/attention_sum.cuh"
 #include "kernels/cuda/launch.cuh"
 
 namespace nibble::cuda {
@@ -95,36 +93,6 @@ struct Shape {
   static constexpr int kColumns = kDim < 64 ? 8 : kDim / 8;          // of the output, a warp
   static constexpr int kRows = kM * 16;
   static constexpr int kSharedBytes = (kRows + (kInPlace ? 1 : 2) * kKeyTile) * kStride * 2 + kRows * kPStride * 2 + kWarps * kRows * 4;
-};
-
-// Eight values of a page, as they lie there; zeros at first.
-template <bool kE4m3>
-struct Raw {
-  uint4 bits{};
-  __device__ void load(const void* pages, int64_t at) { bits = *reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(pages) + at); }
-  __device__ uint4 widen() const { return bits; }
-};
-template <>
-struct Raw<true> {
-  uint2 codes{};
-  __device__ void load(const void* pages, int64_t at) { codes = *reinterpret_cast<const uint2*>(static_cast<const uint8_t*>(pages) + at); }
-  // E4M3 bits at a bf16's 15 and 10..4 are the value times 2^-120.
-  __device__ static uint32_t widen_two(uint32_t high_bytes) { return multiply_bf16x2((high_bytes & 0x80008000u) | ((high_bytes >> 4) & 0x07F007F0u), 0x7B807B80u); }
-  __device__ uint4 widen() const {
-    return make_uint4(widen_two(__byte_perm(codes.x, 0, 0x1404)), widen_two(__byte_perm(codes.x, 0, 0x3424)), widen_two(__byte_perm(codes.y, 0, 0x1404)), widen_two(__byte_perm(codes.y, 0, 0x3424)));
-  }
-};
-
-// A split's maximum m and its weight beside what was folded before it, whose maximum is M.
-struct Fold {
-  float earlier, weight;
-  __device__ Fold(float& M, float m) {
-    const float next = fmaxf(M, m), base = next == -INFINITY ? 0.0f : next;  // nothing seen yet: both weigh nothing
-    earlier = M == -INFINITY ? 0.0f : __expf(M - base);
-    weight = m == -INFINITY ? 0.0f : __expf(m - base);
-    M = next;
-  }
-  __device__ float operator()(float folded, float x) const { return __fmaf_rn(folded, earlier, __fmul_rn(x, weight)); }
 };
 
 // A block takes kUnit splits, one or a run; `kept`: places of `partial` a row and head.
@@ -233,12 +201,11 @@ __global__ void __launch_bounds__(kThreads, kDim <= 256 ? 2 : 1) attend(const __
     for (int r = 0; r < kM; ++r) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int row = r * 16 + g + h * 8, token = row / group, position = tile.first_position + token;
+        const int row = r * 16 + g + h * 8;
+        const VisibleKeys visible = visible_keys(a, tile, row / group);
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int key = tile_key + warp * 8 + 2 * t + e;
-          const bool visible = token < tile.rows && key <= position && (a.window == 0 || key > position - a.window);
-          if (!visible) s[r][h * 2 + e] = -INFINITY;
+          if (!visible(tile_key + warp * 8 + 2 * t + e)) s[r][h * 2 + e] = -INFINITY;
         }
         float highest_here = fmaxf(s[r][h * 2], s[r][h * 2 + 1]);
         highest_here = fmaxf(highest_here, __shfl_xor_sync(0xffffffffu, highest_here, 1));
@@ -260,7 +227,7 @@ __global__ void __launch_bounds__(kThreads, kDim <= 256 ? 2 : 1) attend(const __
         float next = m[r][h];
 #pragma unroll
         for (int w = 0; w < kWarps; ++w) next = fmaxf(next, maxima[w * S::kRows + row]);
-        const float base = next == -INFINITY ? 0.0f : next;  // nothing seen yet: every p is 0
+        const float base = finite_base(next);  // nothing seen yet: every p is 0
         fade[r][h] = m[r][h] == -INFINITY ? 0.0f : __expf(m[r][h] - base);
         m[r][h] = next;
         *reinterpret_cast<uint32_t*>(p_tile + row * S::kPStride + warp * 8 + 2 * t) = pack_bf16(__expf(s[r][h * 2] - base), __expf(s[r][h * 2 + 1] - base));
