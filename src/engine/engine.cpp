@@ -59,6 +59,7 @@ struct Engine::Impl {
   std::condition_variable wake, idle;
   struct Arrival {
     uint64_t handle;
+    double time;
     std::unique_ptr<Request> request;
   };
   std::vector<Arrival> arrivals;
@@ -77,6 +78,7 @@ struct Engine::Impl {
 
   Impl(ForwardModel& m, EngineOptions o) : model(m), options(std::move(o)), scheduler(m.kv_geometry(), scheduler_options(m, options)), controller(speculation_options(options)) {
     counts.max_drafts = counts.num_drafts = speculation_options(options).max_drafts;
+    counts.max_running = options.max_running_requests;
     publish();
     thread = std::thread([this] { loop(); });
   }
@@ -115,6 +117,9 @@ struct Engine::Impl {
         auto state = std::make_shared<RequestState>();
         state->request = std::move(arrival.request);
         state->handle = arrival.handle;
+        state->arrived = arrival.time;
+        state->suppressed_after_thought = options.suppress_tokens;
+        state->suppressed_after_thought.push_back(state->request->thinking.open_id);
         ++counts.requests;
         counts.prompt_tokens += static_cast<int64_t>(state->request->prompt.size());
         scheduler.add(std::move(state));
@@ -329,11 +334,12 @@ struct Engine::Impl {
     DraftRound done;
   };
 
-  // For the row after `ahead` drafts, which `output` counts.
-  LogitEdits edits_of(const Sequence& s, const OutputCounts& output, int32_t ahead) const {
+  // For the row after `ahead` drafts, which `output` counts and `thought` has seen.
+  LogitEdits edits_of(const Sequence& s, const OutputCounts& output, const ThoughtState& thought, int32_t ahead) const {
     const Request& r = s.request();
     const bool too_early = s.num_output() + ahead < r.min_tokens;
-    return {.params = &r.sampling, .output = &output, .masked = too_early ? std::span<const int32_t>(r.stop_ids) : std::span<const int32_t>(), .suppressed = options.suppress_tokens,
+    return {.params = &r.sampling, .output = &output, .masked = too_early ? std::span<const int32_t>(r.stop_ids) : std::span<const int32_t>(),
+            .suppressed = thought.is_used_up(r.thinking) ? std::span<const int32_t>(s.state->suppressed_after_thought) : std::span<const int32_t>(options.suppress_tokens),
             .allowed = nullptr};
   }
 
@@ -349,11 +355,15 @@ struct Engine::Impl {
       const int32_t wanted = candidates_wanted(r.sampling, r.top_logprobs);
       count = std::max(count, wanted);
       OutputCounts with_drafts;
+      ThoughtState thought = s.thought;
       if (!s.draft.empty()) with_drafts = s.output;
       for (size_t j = 0; j <= s.draft.size(); ++j) {
-        if (j > 0) ++with_drafts[s.draft[j - 1]];
+        if (j > 0) {
+          ++with_drafts[s.draft[j - 1]];
+          thought.push(r.thinking, s.draft[j - 1]);
+        }
         // A row that is read whole is edited on the host.
-        if (wanted > 0) append_edits(edits_of(s, s.draft.empty() ? s.output : with_drafts, static_cast<int32_t>(j)), static_cast<int32_t>(temperatures.size()), model.vocab_size(), edits);
+        if (wanted > 0) append_edits(edits_of(s, s.draft.empty() ? s.output : with_drafts, thought, static_cast<int32_t>(j)), static_cast<int32_t>(temperatures.size()), model.vocab_size(), edits);
         temperatures.push_back(r.sampling.temperature < 1e-6f ? 1.0f : r.sampling.temperature);
       }
     }
@@ -377,8 +387,22 @@ struct Engine::Impl {
 
   bool choose(Sequence& s, std::span<float> row, Round& round) {
     const Request& r = s.request();
-    edit_logits(row, edits_of(s, s.output, 0));
+    edit_logits(row, edits_of(s, s.output, s.thought, 0));
     return accept(s, sampler.sample(row, r.sampling, s.choice, s.num_output(), r.top_logprobs), round);
+  }
+
+  // A token that is certain: what a mask of it alone would give.
+  static Sampled forced_token(int32_t id, int32_t top_logprobs) {
+    Sampled out{.id = id, .logprob = 0.0f, .top = {}};
+    if (top_logprobs > 0) out.top.push_back({id, 0.0f});
+    return out;
+  }
+
+  static bool is_in_loop(Sequence& s) {
+    if (!s.guard) s.guard = std::make_unique<RepetitionGuard>();
+    const int32_t period = s.guard->push(std::span(s.tokens).subspan(static_cast<size_t>(s.num_prompt())));
+    if (period > 0) log_info("request {}: the reply repeats the same {} tokens without end and is stopped after {}", s.request().id, period, s.num_output());
+    return period > 0;
   }
 
   bool accept(Sequence& s, std::optional<Sampled> sampled, Round& round) {
@@ -387,6 +411,7 @@ struct Engine::Impl {
       end_with_error(s, Error(ErrorCode::internal, "the model gave no possible next token"));
       return false;
     }
+    if (s.thought.must_close(r.thinking)) *sampled = forced_token(r.thinking.close_id, r.top_logprobs);
     bool take = false;
     if (const auto next = static_cast<size_t>(round.done.accepted); next < round.draft.size()) {
       take = round.forced < 0 ? sampled->id == round.draft[next] : static_cast<int32_t>(next) < round.forced;
@@ -398,10 +423,13 @@ struct Engine::Impl {
     ++log_tokens;
     s.tokens.push_back(sampled->id);
     ++s.output[sampled->id];
+    s.thought.push(r.thinking, sampled->id);
+    const bool loops = r.stops_at_loops && is_in_loop(s);
     const bool stop = !r.ignore_eos && std::find(r.stop_ids.begin(), r.stop_ids.end(), sampled->id) != r.stop_ids.end();
     const bool full = s.num_output() >= r.max_tokens || static_cast<int32_t>(s.tokens.size()) >= scheduler.max_sequence_tokens();
     TokenEvent event{.choice = s.choice, .id = sampled->id, .logprob = sampled->logprob, .top = std::move(sampled->top),
-                     .finish = stop ? FinishReason::stop_token : full ? FinishReason::length : FinishReason::none, .error = {}, .cached_tokens = s.cached_tokens};
+                     .finish = stop ? FinishReason::stop_token : loops ? FinishReason::repetition : full ? FinishReason::length : FinishReason::none, .error = {},
+                     .cached_tokens = s.cached_tokens, .queue_seconds = s.num_output() == 1 ? static_cast<float>(s.state->admitted - s.state->arrived) : 0.0f};
     if (!take || event.finish != FinishReason::none) {
       finish_round(s, round.done);
       event.round = round.done;
@@ -499,7 +527,7 @@ Result<uint64_t> Engine::submit(std::unique_ptr<Request> request) {
     if (!impl_->live.emplace(request->id, handle).second) return fail_param("rid", ErrorCode::invalid_argument, "request id {} is in use", request->id);
     impl_->last_handle = handle;
     ++impl_->num_queued;
-    impl_->arrivals.push_back({handle, std::move(request)});
+    impl_->arrivals.push_back({handle, monotonic_seconds(), std::move(request)});
   }
   impl_->wake.notify_one();
   return handle;

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "engine/speculation.h"
+#include "engine/thinking.h"
 #include "model/soft_tokens.h"
 
 namespace nibble {
@@ -28,7 +29,7 @@ struct SamplingParams {
   uint64_t seed = 0;         // always set: the server draws one when the client does not
 };
 
-enum class FinishReason { none, stop_token, stop_string, length, abort };
+enum class FinishReason { none, stop_token, stop_string, length, abort, repetition };  // repetition: a loop (see RepetitionGuard)
 
 struct TokenLogprob {
   int32_t id = 0;
@@ -44,6 +45,7 @@ struct TokenEvent {
   FinishReason finish = FinishReason::none;  // set on the last event of the choice; the token of a stop_token end is included (id)
   std::optional<Error> error;           // why, when finish is abort
   int32_t cached_tokens = 0;            // prompt tokens that came from the prefix cache (on a choice's first event)
+  float queue_seconds = 0;              // from submission to the first step (on a choice's first event)
   DraftRound round;                     // of the round that this token ends, when it drafted
 };
 
@@ -57,6 +59,8 @@ struct Request {
   bool ignore_eos = false;              // stop_ids end nothing
   int32_t min_tokens = 0;               // stop_ids are masked until so many tokens exist
   int32_t max_tokens = 0;               // > 0; the caller has fitted it to the context
+  ThinkingBudget thinking;
+  bool stops_at_loops = false;          // a reply that repeats itself without end finishes with FinishReason::repetition
   int32_t num_choices = 1;              // independent samples of one prompt, prefilled once
   int32_t top_logprobs = -1;            // -1: no logprobs; 0: of the chosen token only
   bool prompt_logprobs = false;         // report the prompt's logprobs before the first token

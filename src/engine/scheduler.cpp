@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/clock.h"
 #include "base/rng.h"
 
 namespace nibble {
@@ -34,6 +35,7 @@ void Scheduler::add(std::shared_ptr<RequestState> state) {
   sequence->tokens = state->request->prompt;
   sequence->tokens.reserve(sequence->tokens.size() + 64);
   sequence->order = next_order_++;
+  sequence->thought = ThoughtState::at_start(state->request->thinking);
   sequence->state = std::move(state);
   waiting_.push_back(std::move(sequence));
 }
@@ -197,6 +199,7 @@ bool Scheduler::admit_next(std::vector<PlannedRows>& plan, int32_t& prefill_left
     return false;
   }
   if (sequence.num_output() == 0) sequence.cached_tokens = sequence.computed;
+  if (sequence.state->admitted == 0) sequence.state->admitted = monotonic_seconds();
   // Kept in order of arrival, so that preemption knows who came last.
   const auto place = std::find_if(running_.begin(), running_.end(), [&](const SequencePtr& other) { return other->order > sequence.order; });
   running_.splice(place, waiting_, waiting_.begin());
@@ -235,6 +238,7 @@ void Scheduler::fork_choices(Sequence& first) {
     sequence->cached_tokens = first.cached_tokens;
     sequence->forked = true;
     sequence->order = first.order;
+    sequence->thought = ThoughtState::at_start(first.request().thinking);
     for (int32_t page = 0; page < shared; ++page) {
       full_.retain(first.full_pages[static_cast<size_t>(page)]);
       sequence->full_pages.push_back(first.full_pages[static_cast<size_t>(page)]);

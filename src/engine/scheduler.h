@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/prefix_cache.h"
+#include "engine/repetition_guard.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "model/step.h"
@@ -23,7 +24,9 @@ namespace nibble {
 struct RequestState {
   std::unique_ptr<Request> request;
   uint64_t handle = 0;
+  double arrived = 0, admitted = 0;     // monotonic seconds; admitted: 0 until the first step
   int32_t unfinished_choices = 0;
+  std::vector<int32_t> suppressed_after_thought;  // the engine's suppressed tokens and the opening of a thought
   bool silent = false;  // the sink wants to hear no more
 };
 
@@ -37,6 +40,8 @@ struct Sequence {
   int32_t prompt_scored = 0;            // prompt positions whose logprobs are known
   std::vector<TokenEvent> prompt_scores;
   OutputCounts output;
+  ThoughtState thought;                 // after `tokens`
+  std::unique_ptr<RepetitionGuard> guard;  // made when wanted
   std::vector<int32_t> draft;           // guesses that follow `tokens`, to be checked by the next step
   double draft_rate = DraftController::kFirstRate;
   uint64_t order = 0;                   // of arrival
