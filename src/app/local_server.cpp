@@ -37,6 +37,6 @@ LocalServer::LocalServer(const ModelFlags& flags, EngineOptions engine_options) 
   options.served_names = {flags.model_path};
   options.model_path = flags.model_path;
   api_ = std::make_unique<Api>(std::move(options), *engine_, tokenizer_, template_ ? &*template_ : nullptr);
-  api_->set_ready(true);
+  api_->set_phase(ApiPhase::ready);
 }
 }  // namespace nibble

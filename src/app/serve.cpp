@@ -1,6 +1,10 @@
 #include "app/serve.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <csignal>
 #include <cstdio>
@@ -20,6 +24,7 @@
 #include "media/resize.h"
 #include "server/api.h"
 #include "server/http_server.h"
+#include "server/http_text.h"
 #include "text/chat_template.h"
 
 namespace nibble {
@@ -126,6 +131,9 @@ ApiOptions api_options(const ServeFlags& flags, const LoadedModel& loaded, const
   options.incremental_generate = flags.flag("incremental-streaming-output");
   options.truncate_prompts = flags.flag("allow-auto-truncate");
   options.metrics = metrics_options(flags);
+  options.repetition_guard = flags.flag("repetition-guard");
+  options.request_log = {.enabled = flags.flag("log-requests"), .level = static_cast<int>(flags.integer("log-requests-level")), .json = flags.text("log-requests-format") == "json",
+                         .targets = split_names(flags.text("log-requests-target"))};
   nlohmann::json info = nlohmann::json::object();
   for (const auto& [name, value] : flags.values) {
     std::string key = name;
@@ -157,6 +165,20 @@ void warm_up(Engine& engine, const LoadedModel& loaded) {
   done.wait(lock, [&] { return finished; });
 }
 
+// Every connection is a file; many systems start programs with a low soft limit.
+void allow_many_files() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// The answer to everything while the model is being loaded.
+HttpResponse not_yet(const HttpRequest& request) {
+  if (request.path.starts_with("/health") || request.path == "/ready" || request.path == "/ping") return {.status = 503, .body = {}, .content_type = "text/plain; charset=utf-8", .headers = {}};
+  return error_response(503, "the server is starting: the model is being loaded", "", "unavailable");
+}
+
 int run(const ServeFlags& flags) {
   configure_log({.level = level_of(flags.text("log-level")), .utc = flags.flag("log-utc"), .json = flags.text("log-format") == "json", .to_stdout = true});
   // Signals are taken by sigwait below, also in threads started from here on.
@@ -172,10 +194,35 @@ int run(const ServeFlags& flags) {
   log_info("nibble {}{}", kVersion, given);
   for (const std::string& line : flags.ignored) log_info("{}", line);
 
+  allow_many_files();
   HttpServer server({.host = flags.text("host"), .port = static_cast<uint16_t>(flags.integer("port")), .num_threads = 2,
                      .max_body_bytes = static_cast<uint64_t>(flags.integer("max-request-body-mb")) << 20, .keep_alive_seconds = static_cast<int>(flags.integer("http-keep-alive-timeout")),
+                     .read_seconds = static_cast<int>(flags.integer("http-read-timeout")), .write_seconds = static_cast<int>(flags.integer("http-write-timeout")),
+                     .max_connections = static_cast<int>(flags.integer("max-connections")),
                      .allowed_origins = split_names(flags.text("allowed-origins")), .access_log = flags.text("log-level-http").empty() ? LogLevel::debug : level_of(flags.text("log-level-http")),
                      .quiet_paths = split_names(flags.text("uvicorn-access-log-exclude-prefixes"))});
+  // From the first moment on someone answers, so that probes need not wait for the model.
+  static std::atomic<Api*> serving{nullptr};
+  server.serve([](const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+    if (Api* api = serving.load()) return api->handle(request, exchange);
+    exchange->respond(not_yet(request));
+  });
+  log_info("listening on {}:{}", flags.text("host"), server.port());
+
+  static std::atomic<int> signal{0};
+  std::thread([signals] {
+    int taken = 0;
+    sigwait(&signals, &taken);
+    if (!serving.load()) {
+      log_info("signal {} while starting: the server ends", taken);
+      std::_Exit(0);
+    }
+    signal = taken;
+    signal.notify_all();
+    sigwait(&signals, &taken);
+    std::_Exit(128 + taken);
+  }).detach();
+
   const auto loaded = load_model(model_flags(flags));
   const Tokenizer tokenizer = Tokenizer::load(loaded->tokenizer_folder);
   auto chat_template = ChatTemplate::load({loaded->tokenizer_folder, flags.text("chat-template"), flags.text("hf-chat-template-name")});
@@ -191,24 +238,24 @@ int run(const ServeFlags& flags) {
   Api api(api_options(flags, *loaded, tokenizer, seed), engine, tokenizer, chat_template ? &*chat_template : nullptr);
   const Watchdog watchdog(engine, flags.number("soft-watchdog-timeout"), flags.number("watchdog-timeout"));
   if (!flags.flag("skip-server-warmup")) warm_up(engine, *loaded);
-  api.set_ready(true);
-  server.serve([&api](const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) { api.handle(request, exchange); });
-  log_info("listening on {}:{}", flags.text("host"), server.port());
+  api.set_phase(ApiPhase::ready);
+  serving = &api;
   log_info("The server is fired up and ready to roll!");
 
-  int signal = 0;
-  sigwait(&signals, &signal);
-  log_info("signal {}: finishing running requests, at most {} s", signal, flags.integer("shutdown-timeout"));
-  api.set_ready(false);
-  std::thread([signals] {
-    int second = 0;
-    sigwait(&signals, &second);
-    std::_Exit(128 + second);
-  }).detach();
-  engine.drain(static_cast<double>(flags.integer("shutdown-timeout")));
+  signal.wait(0);
+  const int64_t delay = flags.integer("shutdown-delay"), timeout = flags.integer("shutdown-timeout");
+  log_info("signal {}: finishing running requests, at most {} s", signal.load(), delay + timeout);
+  api.set_phase(ApiPhase::leaving);
+  server.close_after_replies();
+  std::this_thread::sleep_for(std::chrono::seconds(delay));
+  api.set_phase(ApiPhase::draining);
+  const bool all_done = engine.drain(static_cast<double>(timeout));
+  if (!all_done) log_warning("{} requests were not done in time and are cut off (--shutdown-timeout)", engine.stats().running + engine.stats().queued);
   engine.cancel_all();
   engine.drain(1.0);
+  if (!server.drain(2.0)) log_warning("some replies were not read by their clients");
   server.stop();
+  log_info("the server has ended");
   return 0;
 }
 }  // namespace

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "app/config_file.h"
 #include "app/serve_flag_table.h"
 #include "base/file_io.h"
 #include "base/nearest.h"
@@ -66,6 +67,11 @@ class Reader {
   }
 
   void read(std::span<const std::string> args) {
+    // First, so that the command line wins.
+    for (size_t i = 0; i < args.size(); ++i) {
+      if (args[i].starts_with("--config=")) take_config(args[i].substr(9));
+      if (args[i] == "--config" && i + 1 < args.size()) take_config(args[i + 1]);
+    }
     for (size_t i = 0; i < args.size(); ++i) {
       const std::string& arg = args[i];
       if (arg == "-h" || arg == "--help") {
@@ -119,7 +125,10 @@ class Reader {
       if (threshold != 1.0) problem("--{} {}: only 1.0; less would give other output than the model alone", name, value.value_or(""));
       return used;
     }
-    if (name == "config") return take_config(value ? *value : following ? *following : "", value ? 0 : 1);
+    if (name == "config") {
+      if (!value && !following) problem("--config wants a value");
+      return value || !following ? 0 : 1;
+    }
 
     const bool single = std::find(std::begin(kSingleDevice), std::end(kSingleDevice), name) != std::end(kSingleDevice);
     bool negated = false;
@@ -193,24 +202,22 @@ class Reader {
     flags_.given.push_back(secret ? fmt::format("--{} ***", flag.name) : shown);
   }
 
-  size_t take_config(const std::string& path, size_t used) {
+  void take_config(const std::string& path) {
     try {
-      const auto config = nlohmann::json::parse(read_file(path), nullptr, false);
-      if (!config.is_object()) {
-        problem("--config {}: wanted a JSON object of option names and values", path);
-        return used;
-      }
-      for (const auto& [key, value] : config.items()) {
-        if (value.is_boolean()) {
-          take((value.get<bool>() ? "--" : "--no-") + key, nullptr);
+      const auto entries = parse_config(read_file(path));
+      if (!entries) return problem("--config {}: {}", path, entries.error().message);
+      for (const ConfigEntry& entry : *entries) {
+        if (entry.name == "config") {
+          problem("--config {}: a file cannot name another one", path);
+        } else if (entry.is_switch) {
+          take((entry.value == "true" ? "--" : "--no-") + entry.name, nullptr);
         } else {
-          take("--" + key + "=" + (value.is_string() ? value.get<std::string>() : value.dump()), nullptr);
+          take("--" + entry.name + "=" + entry.value, nullptr);
         }
       }
     } catch (const std::exception& error) {
       problem("--config: {}", error.what());
     }
-    return used;
   }
 
   void unknown(const std::string& name) {
@@ -256,6 +263,8 @@ ServeFlags parse_serve_flags(std::span<const std::string> args, std::vector<std:
   check_one_of(flags, "log-level", {"debug", "info", "warning", "error", "critical"}, problems);
   if (!flags.text("log-level-http").empty()) check_one_of(flags, "log-level-http", {"debug", "info", "warning", "error", "critical"}, problems);
   check_one_of(flags, "log-format", {"text", "json"}, problems);
+  check_one_of(flags, "log-requests-format", {"text", "json"}, problems);
+  check_range(flags, "log-requests-level", 0, 3, problems);
   check_one_of(flags, "speculative-adaptive", {"on", "off"}, problems);
   check_one_of(flags, "per-request-spec-decode-metrics", {"off", "summary", "detailed"}, problems);
   check_one_of(flags, "schedule-policy", {"fcfs", "lpm", "lof", "random"}, problems);
@@ -267,7 +276,11 @@ ServeFlags parse_serve_flags(std::span<const std::string> args, std::vector<std:
   check_range(flags, "max-queued-requests", 0, 1 << 20, problems);
   check_range(flags, "max-request-body-mb", 1, 4096, problems);
   check_range(flags, "http-keep-alive-timeout", 1, 86400, problems);
+  check_range(flags, "http-read-timeout", 1, 86400, problems);
+  check_range(flags, "http-write-timeout", 1, 86400, problems);
+  check_range(flags, "max-connections", 1, 1 << 20, problems);
   check_range(flags, "shutdown-timeout", 0, 86400, problems);
+  check_range(flags, "shutdown-delay", 0, 86400, problems);
   check_range(flags, "decode-log-interval", 0, 1 << 30, problems);
   if (flags.integer("chunked-prefill-size") == -1) flags.values["chunked-prefill-size"] = "8192";
   check_range(flags, "chunked-prefill-size", 1, 1 << 16, problems);
@@ -278,7 +291,8 @@ std::string serve_help(bool all) {
   std::string out =
       "nibble serve [MODEL] [flags]: an OpenAI-compatible server\n\n"
       "  nibble serve                          the demo model on http://127.0.0.1:30000\n"
-      "  nibble serve DIR --port 8000          a checkpoint in Hugging Face layout\n\n";
+      "  nibble serve DIR --port 8000          a checkpoint in Hugging Face layout\n"
+      "  nibble serve --config FILE            options from a file, YAML or JSON\n\n";
   for (const Flag& flag : serve_flag_table()) {
     if (flag.fate == Fate::refuse || (flag.fate == Fate::ignore && !all)) continue;
     std::string text = flag.help;

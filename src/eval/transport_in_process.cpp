@@ -42,8 +42,9 @@ class LocalExchange final : public Exchange, public std::enable_shared_from_this
   void start_events() override {
     inbox_->post([self = shared_from_this()] { self->outcome.status = 200; });
   }
-  void event(std::string data) override {
-    inbox_->post([self = shared_from_this(), data = "data: " + std::move(data) + "\n\n", now = monotonic_ns()] {
+  void event(std::string data, std::string_view name) override {
+    const std::string line = name.empty() ? "" : "event: " + std::string(name) + "\n";
+    inbox_->post([self = shared_from_this(), data = line + "data: " + std::move(data) + "\n\n", now = monotonic_ns()] {
       if (self->done) return;
       if (self->call_.on_body) {
         self->call_.on_body(data, now);

@@ -8,14 +8,12 @@
 #include "base/rng.h"
 #include "server/api_impl.h"
 #include "server/http_text.h"
+#include "server/routes.h"
 #include "server/web_page.h"
 
 namespace nibble {
 namespace {
-constexpr double kStuckSeconds = 20;
-
 HttpResponse json_response(const Json& body) { return {.status = 200, .body = dump(body), .content_type = "application/json", .headers = {}}; }
-HttpResponse text_response(int status, std::string text) { return {.status = status, .body = std::move(text), .content_type = "text/plain; charset=utf-8", .headers = {}}; }
 
 // In a time that does not depend on where the texts differ.
 bool same_secret(std::string_view a, std::string_view b) {
@@ -48,14 +46,26 @@ Json round_metrics(const std::vector<DraftRound>& rounds, int32_t max_drafts, bo
 
 std::string_view finish_text(FinishReason reason) {
   switch (reason) {
-    case FinishReason::length: return "length";
+    case FinishReason::length:
+    case FinishReason::repetition: return "length";
     case FinishReason::abort: return "abort";
     default: return "stop";
   }
 }
 
+std::string exact_reason(FinishReason reason, bool stopped) {
+  if (stopped) return "stop_string";
+  switch (reason) {
+    case FinishReason::length: return "length";
+    case FinishReason::repetition: return "repetition";
+    case FinishReason::abort: return "abort";
+    case FinishReason::stop_string: return "stop_string";
+    default: return "stop_token";
+  }
+}
+
 Api::Impl::Impl(ApiOptions o, Engine& e, const Tokenizer& t, const ChatTemplate* c)
-    : options(std::move(o)), engine(e), tokenizer(t), chat_template(c), markers(t), metrics(options.metrics), started(monotonic_seconds()) {}
+    : options(std::move(o)), engine(e), tokenizer(t), chat_template(c), markers(t), metrics(options.metrics), request_log(options.request_log), started(monotonic_seconds()) {}
 
 std::string Api::Impl::shown_model(const std::string& asked) const { return asked.empty() || asked == "default" ? options.served_names.front() : asked; }
 
@@ -118,36 +128,13 @@ bool Api::Impl::authorized(const HttpRequest& request, bool management) const {
   const std::string& wanted = management && !options.admin_api_key.empty() ? options.admin_api_key : options.api_key;
   if (wanted.empty()) return !management || !options.loopback_only_admin || is_loopback(request.peer);
   const std::string header = request.header("authorization");
+  if (header.empty() && request.headers.contains("x-api-key")) return same_secret(request.header("x-api-key"), wanted);  // Anthropic's clients
   std::string scheme = header.substr(0, 7);
   for (char& c : scheme) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   return scheme == "bearer " && same_secret(std::string_view(header).substr(7), wanted);
 }
 
 namespace {
-struct Route {
-  const char* path;
-  const char* methods;  // "GET", "POST", "GET POST"
-  bool management;
-};
-constexpr Route kRoutes[] = {
-    {"/", "GET HEAD", false}, {"/health", "GET HEAD", false}, {"/health_generate", "GET HEAD", false}, {"/ready", "GET HEAD", false}, {"/ping", "GET HEAD", false},
-    {"/metrics", "GET HEAD", false}, {"/v1/models", "GET HEAD", false}, {"/model_info", "GET HEAD", false}, {"/get_model_info", "GET HEAD", false},
-    {"/server_info", "GET HEAD", false}, {"/get_server_info", "GET HEAD", false}, {"/v1/chat/completions", "POST", false}, {"/v1/completions", "POST", false},
-    {"/generate", "POST PUT", false}, {"/tokenize", "POST", false}, {"/v1/tokenize", "POST", false}, {"/detokenize", "POST", false}, {"/v1/detokenize", "POST", false},
-    {"/parse_function_call", "POST", false}, {"/separate_reasoning", "POST", false}, {"/flush_cache", "GET POST", true}, {"/abort_request", "POST", true},
-};
-constexpr const char* kNotOffered[] = {"/v1/embeddings", "/v1/rerank", "/v1/score", "/v1/classify", "/encode", "/classify", "/v1/files", "/v1/batches", "/v1/responses",
-                                       "/release_memory_occupation", "/resume_memory_occupation", "/open_session", "/close_session", "/load_lora_adapter", "/unload_lora_adapter"};
-
-bool has_word(std::string_view list, std::string_view word) {
-  for (size_t at = 0; at < list.size();) {
-    const size_t end = std::min(list.find(' ', at), list.size());
-    if (list.substr(at, end - at) == word) return true;
-    at = end + 1;
-  }
-  return false;
-}
-
 bool is_json_type(std::string type) {
   type = type.substr(0, type.find(';'));
   while (type.ends_with(' ')) type.pop_back();
@@ -161,23 +148,12 @@ void Api::Impl::route(const HttpRequest& request, const ExchangePtr& exchange) {
   if (request.method == "OPTIONS") {
     return exchange->respond({.status = 200, .body = {}, .content_type = {}, .headers = {{"Access-Control-Allow-Methods", "GET, POST, PUT, OPTIONS"}, {"Access-Control-Allow-Headers", "*"}}});
   }
-  for (const char* prefix : kNotOffered) {
-    if (path.starts_with(prefix)) return exchange->respond(error_response(501, fmt::format("{} is not offered: this server generates text from chat and prompts only", path), "", "not_implemented"));
+  if (is_not_offered(path)) {
+    return exchange->respond(error_response(501, fmt::format("{} is not offered: this server generates text from chat and prompts only", path), "", "not_implemented"));
   }
-  if (path.starts_with("/v1/audio/") || path.starts_with("/update_weights_")) return exchange->respond(error_response(501, fmt::format("{} is not offered", path), "", "not_implemented"));
-  if (path.starts_with("/v1/models/")) {
-    const std::string name = path.substr(11);
-    if (std::find(options.served_names.begin(), options.served_names.end(), name) == options.served_names.end()) {
-      return exchange->respond(error_response(404, fmt::format("The model '{}' does not exist", name), "model", "model_not_found"));
-    }
-    return exchange->respond(json_response({{"id", name}, {"object", "model"}, {"created", 0}, {"owned_by", "nibble"}, {"root", name}, {"parent", nullptr}, {"max_model_len", options.context_length}}));
-  }
-  const Route* found = nullptr;
-  for (const Route& route : kRoutes) {
-    if (path == route.path) found = &route;
-  }
+  const Route* found = find_route(path);
   if (!found) return exchange->respond(error_response(404, fmt::format("there is no {}", path), "", "not_found"));
-  if (!has_word(found->methods, request.method)) {
+  if (!takes(*found, request.method)) {
     HttpResponse response = error_response(405, fmt::format("{} does not take {}", path, request.method), "", "not_found");
     response.headers.emplace_back("Allow", found->methods);
     return exchange->respond(response);
@@ -187,57 +163,18 @@ void Api::Impl::route(const HttpRequest& request, const ExchangePtr& exchange) {
   if (!authorized(request, found->management)) return exchange->respond(error_response(401, "Unauthorized", "", "invalid_api_key"));
 
   const bool posts_json = request.method != "GET" && request.method != "HEAD" && path != "/flush_cache";
-  if (!posts_json) {
-    if (path == "/") return exchange->respond(text_response(200, fmt::format("nibble {} serves {}\n", options.version, options.served_names.front())));
-    if (path == "/ready" || path == "/ping") return exchange->respond(text_response(ready ? 200 : 503, ""));
-    if (path == "/health") {
-      const bool stuck = engine.stats().busy && monotonic_seconds() - engine.stats().last_progress_seconds > kStuckSeconds;
-      return exchange->respond(text_response(ready && !stuck ? 200 : 503, ""));
-    }
-    if (path == "/metrics" && !metrics.enabled()) return exchange->respond(error_response(404, "metrics are off (--disable-metrics)", "", "not_found"));
-    if (path == "/metrics") return exchange->respond({.status = 200, .body = metrics.render(engine.stats(), options.served_names.front()), .content_type = "text/plain; version=0.0.4", .headers = {}});
-    if (path == "/flush_cache") return exchange->respond(engine.flush_cache() ? text_response(200, "Cache flushed.\n") : text_response(400, "Requests are running or waiting; the cache was not flushed.\n"));
-    if (path == "/v1/models") {
-      Json list = Json::array();
-      for (const std::string& name : options.served_names) {
-        list.push_back({{"id", name}, {"object", "model"}, {"created", unix_seconds()}, {"owned_by", "nibble"}, {"root", name}, {"parent", nullptr}, {"max_model_len", options.context_length}});
-      }
-      return exchange->respond(json_response({{"object", "list"}, {"data", list}}));
-    }
-    if (path == "/health_generate") {
-      auto probe = std::make_unique<Request>();
-      probe->id = "health-" + random_hex(16);
-      probe->prompt = {options.bos_token_id};
-      probe->max_tokens = 1;
-      probe->sampling.temperature = 0;
-      probe->on_token = [exchange](TokenEvent&& event) { exchange->respond(text_response(event.finish == FinishReason::abort ? 503 : 200, "")); };
-      if (!engine.submit(std::move(probe))) exchange->respond(text_response(503, ""));
-      return;
-    }
-    if (path == "/server_info" || path == "/get_server_info") {
-      const EngineStats s = engine.stats();
-      Json info = options.server_info.empty() ? Json::object() : Json::parse(options.server_info);
-      info["version"] = options.version;
-      info["startup_time"] = started;
-      info["max_total_num_tokens"] = s.full_pages_total * 16;
-      info["internal_states"] = Json::array({{{"last_gen_throughput", s.generation_throughput}, {"memory_usage", {{"weight", 0}, {"kvcache", 0}, {"token_capacity", s.full_pages_total * 16}}},
-                                              {"effective_max_running_requests_per_dp", 256}, {"avg_spec_accept_length", s.speculation.rounds > 0 ? Json(s.speculation.acceptance_length()) : Json(nullptr)}}});
-      return exchange->respond(json_response(info));
-    }
-    return exchange->respond(json_response({{"model_path", options.model_path}, {"served_model_name", options.served_names.front()}, {"tokenizer_path", options.tokenizer_path}, {"is_generation", true},
-                                            {"preferred_sampling_params", options.preferred_sampling_params.empty() ? Json(nullptr) : Json::parse(options.preferred_sampling_params)}, {"weight_version", "default"}, {"load_format", "auto"},
-                                            {"reasoning_parser", options.reasoning_parser ? Json("gemma4") : Json(nullptr)}, {"tool_call_parser", options.tool_parser ? Json("gemma4") : Json(nullptr)},
-                                            {"disaggregation_mode", "null"}, {"has_image_understanding", options.media.images}, {"has_audio_understanding", options.media.audio}, {"model_type", options.model_type},
-                                            {"architectures", {options.architecture}}}));
-  }
-
+  if (!posts_json) return look_up(path, exchange);
   if (!is_json_type(request.header("content-type"))) {
     return exchange->respond(error_response(415, fmt::format("the content type is {}, wanted application/json", request.header("content-type")), "", "unsupported_media_type"));
   }
-  if (!ready) return exchange->respond(error_response(503, "the server is starting or shutting down", "", "unavailable"));
+  if (found->generates && phase != ApiPhase::ready && phase != ApiPhase::leaving) return exchange->respond(error_response(503, "the server is starting or shutting down", "", "unavailable"));
   const Json body = value_or_raise(parse_json_body(request.body));
+  if (found->generates && request_log.enabled()) request_log.received(request, body);
   if (path == "/v1/chat/completions") return chat(body, request, exchange);
   if (path == "/v1/completions") return completions(body, request, exchange);
+  if (path == "/v1/responses") return responses(body, request, exchange);
+  if (path == "/v1/messages") return messages(body, request, exchange);
+  if (path == "/v1/messages/count_tokens") return exchange->respond(count_message_tokens(body));
   if (path == "/generate") return generate(body, request, exchange);
   if (path.ends_with("/tokenize")) return exchange->respond(tokenize(body));
   if (path.ends_with("/detokenize")) return exchange->respond(detokenize(body));
@@ -252,17 +189,22 @@ Api::Api(ApiOptions options, Engine& engine, const Tokenizer& tokenizer, const C
     : impl_(std::make_shared<Impl>(std::move(options), engine, tokenizer, chat_template)) {}
 Api::~Api() = default;
 
-void Api::set_ready(bool ready) { impl_->ready = ready; }
+void Api::set_phase(ApiPhase phase) { impl_->phase = phase; }
 
-void Api::handle(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
-  impl_->metrics.count_http_request(request.path, request.method);
-  const std::string& root = impl_->options.root_path;
-  impl_->answering(exchange, [&] {
-    if (root.empty() || !request.path.starts_with(root + "/")) return impl_->route(request, exchange);
-    HttpRequest inner = request;
-    inner.path.erase(0, root.size());
-    impl_->route(inner, exchange);
-  });
+void Api::handle(const HttpRequest& request, const ExchangePtr& outer) {
+  std::optional<HttpRequest> stripped;
+  if (const std::string& root = impl_->options.root_path; !root.empty() && request.path.starts_with(root + "/")) {
+    stripped = request;
+    stripped->path.erase(0, root.size());
+  }
+  const HttpRequest& inner = stripped ? *stripped : request;
+  const Route* route = find_route(inner.path);
+  const std::string endpoint(route ? route->path : "other");
+  impl_->metrics.count_http_request(endpoint, request.method);
+  ExchangePtr exchange = impl_->metrics.enabled() ? tracked_exchange(outer, impl_, endpoint) : outer;
+  if (route && route->generates && impl_->request_log.enabled()) exchange = impl_->request_log.follow(std::move(exchange), request);
+  if (inner.path.starts_with("/v1/messages")) exchange = messages_exchange(std::move(exchange), request.id);
+  impl_->answering(exchange, [&] { impl_->route(inner, exchange); });
 }
 
 void Api::Impl::answering(const ExchangePtr& exchange, const std::function<void()>& work) {

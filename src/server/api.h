@@ -12,6 +12,7 @@
 #include "server/http.h"
 #include "server/media_parts.h"
 #include "server/metrics.h"
+#include "server/request_log.h"
 #include "text/chat_template.h"
 #include "text/output_parser.h"
 #include "text/tokenizer.h"
@@ -38,10 +39,16 @@ struct ApiOptions {
   bool usage_in_streams = false;          // where a request has no stream_options
   bool incremental_generate = false;      // /generate streams what is new instead of all so far
   bool truncate_prompts = false;          // too long prompts lose their tail, too large max_tokens is lowered
+  bool repetition_guard = false;          // chat replies that loop without end are stopped
   MetricsOptions metrics;
+  RequestLogOptions request_log;
   MediaOptions media;
+  double stuck_seconds = 20;              // a step that takes longer makes /health fail
   uint64_t random_seed = 0;               // base of the seeds of requests without one
 };
+
+// starting and draining: requests that generate are refused. leaving: they are served, but /health and /ready tell balancers to send no more.
+enum class ApiPhase { starting, ready, leaving, draining };
 
 class Api {
  public:
@@ -50,7 +57,7 @@ class Api {
   ~Api();
 
   void handle(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
-  void set_ready(bool ready);
+  void set_phase(ApiPhase phase);  // at first: starting
 
   struct Impl;
 

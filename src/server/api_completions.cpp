@@ -101,6 +101,7 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
     c.started = true;
     bool stopped = false;
     if (event.id >= 0) {
+      if (c.ids.empty() && event.choice == 0) api_->metrics.observe_queue_time(event.queue_seconds);
       c.ids.push_back(event.id);
       ++c.generated;
       const bool end_token = event.finish == FinishReason::stop_token;
@@ -112,6 +113,7 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
       c.reply.finish(deltas);
       c.done = true;
       c.finish = stopped ? FinishReason::stop_string : event.finish;
+      api_->metrics.count_finish(exact_reason(event.finish, stopped));
       ++num_done_;
     }
     for (const OutputDelta& d : deltas) text += d.text;

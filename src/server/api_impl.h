@@ -22,7 +22,7 @@ class MediaThreads {
   std::unique_ptr<Impl> impl_;
 };
 
-using ExchangePtr = std::shared_ptr<Exchange>;
+class ChatWriter;
 
 struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   ApiOptions options;
@@ -31,7 +31,8 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   const ChatTemplate* chat_template;
   OutputMarkers markers;
   Metrics metrics;
-  std::atomic<bool> ready{false};
+  RequestLog request_log;
+  std::atomic<ApiPhase> phase{ApiPhase::starting};
   double started;
   std::atomic<uint64_t> next_seed{0};
   MediaThreads media_threads;
@@ -39,12 +40,16 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   Impl(ApiOptions o, Engine& e, const Tokenizer& t, const ChatTemplate* c);
 
   void route(const HttpRequest& request, const ExchangePtr& exchange);
+  void look_up(const std::string& path, const ExchangePtr& exchange);  // GET; api_info.cpp
   bool authorized(const HttpRequest& request, bool management) const;
 
   // Runs `work`; what it throws becomes the response.
   void answering(const ExchangePtr& exchange, const std::function<void()>& work);
 
-  void chat(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);           // api_chat.cpp
+  void chat(const Json& body, const HttpRequest& http, const ExchangePtr& exchange, std::shared_ptr<ChatWriter> writer = nullptr);  // api_chat.cpp; no writer: OpenAI's chat completions
+  void responses(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);     // api_responses.cpp
+  void messages(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);      // api_messages.cpp
+  HttpResponse count_message_tokens(const Json& body) const;
   void completions(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);    // api_completions.cpp
   void generate(const Json& body, const HttpRequest& http, const ExchangePtr& exchange);       // api_generate.cpp
   HttpResponse tokenize(const Json& body) const;                                               // api_text.cpp
@@ -59,7 +64,7 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
     std::vector<SoftTokens> media;
   };
   ChatPrompt chat_prompt(const Json& body) const;
-  void start_chat(const Json& body, const std::string& http_id, const ExchangePtr& exchange, ChatPrompt prompt);  // on the connection's thread
+  void start_chat(const Json& body, const std::string& http_id, const ExchangePtr& exchange, ChatPrompt prompt, std::shared_ptr<ChatWriter> writer);  // on the connection's thread
   void fit_prompt(std::vector<int32_t>& prompt) const;  // --allow-auto-truncate
   std::vector<int32_t> raw_prompt(const std::string& text, bool add_bos = true) const;
 
@@ -69,7 +74,14 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   Json token_logprob(int32_t id, float logprob) const;  // {"token", "bytes", "logprob"}
 };
 
+// Counts the exchange as active and its status as one of `endpoint`.
+ExchangePtr tracked_exchange(ExchangePtr inner, std::shared_ptr<Api::Impl> api, std::string endpoint);
+
+// Puts errors into Anthropic's shape.
+ExchangePtr messages_exchange(ExchangePtr inner, const std::string& id);
+
 // Speculation's figures of one reply, as `metrics.speculative_decoding` wants them.
 Json round_metrics(const std::vector<DraftRound>& rounds, int32_t max_drafts, bool detailed);
 std::string_view finish_text(FinishReason reason);  // "stop", "length", "abort"
+std::string exact_reason(FinishReason reason, bool stopped);  // for metrics; `stopped`: by a stop string
 }  // namespace nibble

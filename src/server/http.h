@@ -37,11 +37,12 @@ class Exchange {
   virtual ~Exchange() = default;
   virtual void respond(HttpResponse response) = 0;
   virtual void start_events() = 0;               // 200, text/event-stream
-  virtual void event(std::string data) = 0;      // one `data:` event, sent at once
+  virtual void event(std::string data, std::string_view name = {}) = 0;  // one `data:` event, sent at once; with an `event:` line where it has a name
   virtual void finish() = 0;
   virtual void on_disconnect(std::function<void()> callback) = 0;  // called at most once
   virtual void post(std::function<void()> work) = 0;               // runs on the connection's own thread, in order
 };
 
+using ExchangePtr = std::shared_ptr<Exchange>;
 using HttpHandler = std::function<void(const HttpRequest&, const std::shared_ptr<Exchange>&)>;
 }  // namespace nibble

@@ -3,10 +3,11 @@
 #include <boost/asio.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
-#include <deque>
+#include <atomic>
 #include <mutex>
 #include <thread>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -20,8 +21,8 @@ using asio::ip::tcp;
 
 namespace {
 constexpr size_t kMaxHeaderBytes = 64 << 10;
-constexpr size_t kMaxUnsentBytes = 1 << 20;  // a reader slower than this is cut off
-constexpr auto kSlowReader = std::chrono::seconds(60);
+constexpr size_t kFirstRead = 4096;
+constexpr size_t kMaxUnsentBytes = 1 << 20;  // a reader that lags further behind is cut off
 constexpr auto kKeepAliveComment = std::chrono::seconds(15);
 constexpr auto kProbe = std::chrono::milliseconds(50);
 
@@ -41,8 +42,12 @@ class Outbox final : public Exchange, public std::enable_shared_from_this<Outbox
   void start_events() override {
     push([&] { streaming_ = true; });
   }
-  void event(std::string data) override {
-    push([&] { unsent_ += "data: " + data + "\n\n"; });
+  void event(std::string data, std::string_view name) override {
+    if (is_overfull()) return disconnected();  // its request is cancelled; the coroutine ends when it next wakes
+    push([&] {
+      if (!name.empty()) unsent_.append("event: ").append(name).append("\n");
+      unsent_.append("data: ").append(data).append("\n\n");
+    });
   }
   void finish() override {
     push([&] { finished_ = true; });
@@ -72,17 +77,24 @@ class Outbox final : public Exchange, public std::enable_shared_from_this<Outbox
     if (callback) callback();
   }
 
+  // The reply is out: what waited for the client to leave is let go, and with it whatever that holds.
+  void settle() {
+    std::function<void()> callback;  // destroyed after the lock is given back
+    const std::lock_guard lock(mutex_);
+    callback = std::exchange(on_disconnect_, nullptr);
+  }
+
   struct Batch {
     std::unique_ptr<HttpResponse> response;
     std::string events;
-    bool streaming = false, finished = false;
+    bool streaming = false, finished = false, gone = false;
     bool empty() const { return !response && events.empty() && !finished; }
   };
   Batch take() {
     const std::lock_guard lock(mutex_);
-    return {std::move(response_), std::exchange(unsent_, {}), streaming_, finished_};
+    return {std::move(response_), std::exchange(unsent_, {}), streaming_, finished_, gone_};
   }
-  bool overfull() {
+  bool is_overfull() {
     const std::lock_guard lock(mutex_);
     return unsent_.size() > kMaxUnsentBytes;
   }
@@ -108,10 +120,20 @@ class Outbox final : public Exchange, public std::enable_shared_from_this<Outbox
   std::function<void()> on_disconnect_;
 };
 
+// Of all connections of a server.
+struct Traffic {
+  std::atomic<int> connections{0};
+  std::atomic<int> exchanges{0};      // requests whose replies are not sent yet
+  std::atomic<bool> closing{false};   // every reply is its connection's last
+};
+
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(tcp::socket socket, const HttpServerOptions& options, const HttpHandler& handler)
-      : stream_(std::move(socket)), options_(options), handler_(handler) {}
+  Connection(tcp::socket socket, const HttpServerOptions& options, const HttpHandler& handler, Traffic& traffic)
+      : stream_(std::move(socket)), options_(options), handler_(handler), traffic_(traffic) {
+    ++traffic_.connections;
+  }
+  ~Connection() { --traffic_.connections; }
 
   asio::awaitable<void> run() {
     const auto self = shared_from_this();
@@ -127,7 +149,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
     http::request_parser<http::string_body> parser;
     parser.header_limit(kMaxHeaderBytes);
     parser.body_limit(options_.max_body_bytes);
-    stream_.expires_after(std::chrono::seconds(options_.keep_alive_seconds));
+    if (buffer_.size() == 0) {
+      stream_.expires_after(std::chrono::seconds(options_.keep_alive_seconds));
+      auto [error, size] = co_await stream_.async_read_some(buffer_.prepare(kFirstRead), use_result);
+      if (error) co_return false;
+      buffer_.commit(size);
+    }
+    stream_.expires_after(std::chrono::seconds(options_.read_seconds));
     auto [header_error, header_size] = co_await http::async_read_header(stream_, buffer_, parser, use_result);
     if (header_error) co_return co_await refuse(header_error);
     if (beast::iequals(parser.get()[http::field::expect], "100-continue")) {
@@ -135,17 +163,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
       auto [error, sent] = co_await asio::async_write(stream_, asio::buffer(kContinue), use_result);
       if (error) co_return false;
     }
-    stream_.expires_after(std::chrono::seconds(300));
     auto [body_error, body_size] = co_await http::async_read(stream_, buffer_, parser, use_result);
     if (body_error) co_return co_await refuse(body_error);
     stream_.expires_never();
 
-    const bool keep_alive = parser.get().keep_alive();
+    const bool keep_alive = parser.get().keep_alive() && !traffic_.closing;
+    const Busy busy(traffic_);
     const HttpRequest request = translate(parser.release());
     const auto outbox = std::make_shared<Outbox>(stream_.get_executor());
     handler_(request, outbox);
     const bool alive = co_await deliver(outbox, request, keep_alive);
-    if (!alive) outbox->disconnected();
+    alive ? outbox->settle() : outbox->disconnected();
     co_return alive && keep_alive;
   }
 
@@ -174,6 +202,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
     co_return false;
   }
+
+  struct Busy {
+    explicit Busy(Traffic& t) : traffic(t) { ++traffic.exchanges; }
+    ~Busy() { --traffic.exchanges; }
+    Traffic& traffic;
+  };
 
   HttpRequest translate(http::request<http::string_body> message) {
     HttpRequest out;
@@ -229,13 +263,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
         if (batch.finished) text += "0\r\n\r\n";
       }
       if (!text.empty()) {
-        stream_.expires_after(kSlowReader);
+        stream_.expires_after(std::chrono::seconds(options_.write_seconds));
         auto [error, sent] = co_await asio::async_write(stream_, asio::buffer(text), use_result);
         stream_.expires_never();
-        if (error || outbox->overfull()) co_return false;
+        if (error) co_return false;
         last_sent = std::chrono::steady_clock::now();
       }
+      if (batch.gone) co_return false;
       if (batch.finished) co_return true;
+      if (!text.empty()) continue;  // what came while this was written woke nobody
 
       // Wait for more, looking now and then whether the client is still there.
       outbox->wake().expires_after(eof_seen ? kProbe : std::chrono::milliseconds(100));
@@ -270,23 +306,51 @@ class Connection : public std::enable_shared_from_this<Connection> {
   beast::flat_buffer buffer_;
   const HttpServerOptions& options_;
   const HttpHandler& handler_;
+  Traffic& traffic_;
 };
+
+// Too many connections: a short answer, a moment to read it, and goodbye.
+asio::awaitable<void> turn_away(tcp::socket socket, int max_connections) {
+  beast::tcp_stream stream(std::move(socket));
+  stream.expires_after(std::chrono::seconds(2));
+  HttpResponse response = error_response(503, fmt::format("{} connections are open, more are not taken (--max-connections)", max_connections), "", "too_many_connections");
+  const std::string text = render_response(response, "", "", false, false);
+  co_await asio::async_write(stream, asio::buffer(text), use_result);
+  boost::system::error_code ignored;
+  stream.socket().shutdown(tcp::socket::shutdown_send, ignored);
+  std::array<char, 4096> rest;
+  for (int i = 0; i < 16; ++i) {
+    auto [error, n] = co_await stream.async_read_some(asio::buffer(rest), use_result);
+    if (error) break;
+  }
+}
 }  // namespace
 
 struct HttpServer::Impl {
   HttpServerOptions options;
   HttpHandler handler;
+  Traffic traffic;  // outlives the context, whose end ends the connections
   asio::io_context context;
   tcp::acceptor acceptor{context};
   std::vector<std::thread> threads;
+  double told_full = -1e9;
 
   asio::awaitable<void> accept_loop() {
     while (acceptor.is_open()) {
       auto [error, socket] = co_await acceptor.async_accept(asio::make_strand(context), use_result);
       if (error == asio::error::operation_aborted) co_return;
-      if (error) continue;
+      if (error) {  // no file left, most likely: others must end first
+        asio::steady_timer pause(context, std::chrono::milliseconds(50));
+        co_await pause.async_wait(use_result);
+        continue;
+      }
       const auto executor = socket.get_executor();
-      auto connection = std::make_shared<Connection>(std::move(socket), options, handler);
+      if (traffic.connections >= options.max_connections) {
+        if (monotonic_seconds() - std::exchange(told_full, monotonic_seconds()) > 60) log_warning("{} connections are open, more are turned away (--max-connections)", options.max_connections);
+        asio::co_spawn(executor, turn_away(std::move(socket), options.max_connections), asio::detached);
+        continue;
+      }
+      auto connection = std::make_shared<Connection>(std::move(socket), options, handler, traffic);
       asio::co_spawn(executor, connection->run(), asio::detached);
     }
   }
@@ -314,6 +378,19 @@ void HttpServer::serve(HttpHandler handler) {
   impl_->handler = std::move(handler);
   asio::co_spawn(impl_->context, impl_->accept_loop(), asio::detached);
   for (int i = 0; i < impl_->options.num_threads; ++i) impl_->threads.emplace_back([this] { impl_->context.run(); });
+}
+
+void HttpServer::close_after_replies() { impl_->traffic.closing = true; }
+
+bool HttpServer::drain(double seconds) {
+  close_after_replies();
+  asio::post(impl_->context, [this] {
+    boost::system::error_code ignored;
+    impl_->acceptor.close(ignored);
+  });
+  const double end = monotonic_seconds() + seconds;
+  while (impl_->traffic.exchanges > 0 && monotonic_seconds() < end) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  return impl_->traffic.exchanges == 0;
 }
 
 void HttpServer::stop() {

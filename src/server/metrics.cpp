@@ -2,7 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdio>
+#include <filesystem>
+
+#include "base/clock.h"
 
 namespace nibble {
 namespace {
@@ -38,13 +44,53 @@ std::string escaped(const std::string& label) {
 }
 }  // namespace
 
+namespace {
+// Of the whole process, under the names that Prometheus' own clients use.
+std::string process_metrics(double start_seconds) {
+  long pages = 0, resident = 0;
+  if (std::FILE* file = std::fopen("/proc/self/statm", "r")) {
+    if (std::fscanf(file, "%ld %ld", &pages, &resident) != 2) resident = 0;
+    std::fclose(file);
+  }
+  std::error_code error;
+  int64_t open_files = 0;
+  for (auto at = std::filesystem::directory_iterator("/proc/self/fd", error); !error && at != std::filesystem::directory_iterator(); at.increment(error)) ++open_files;
+  return fmt::format(
+      "# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {}\n# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {}\n"
+      "# TYPE process_open_fds gauge\nprocess_open_fds {}\n",
+      start_seconds, int64_t{resident} * sysconf(_SC_PAGESIZE), open_files);
+}
+}  // namespace
+
 Metrics::Metrics(MetricsOptions options)
-    : options_(std::move(options)), first_token_(either(options_.first_token, kFirstToken)), token_gap_(either(options_.token_gap, kTokenGap)), total_(either(options_.total, kTotal)),
+    : options_(std::move(options)), start_seconds_(static_cast<double>(unix_seconds())), queue_time_(kTotal), first_token_(either(options_.first_token, kFirstToken)), token_gap_(either(options_.token_gap, kTokenGap)), total_(either(options_.total, kTotal)),
       prompt_tokens_(kTokens), output_tokens_(kTokens) {}
 
-void Metrics::count_http_request(const std::string& path, const std::string& method) {
+void Metrics::count_http_request(const std::string& endpoint, const std::string& method) {
+  static constexpr const char* kMethods[] = {"GET", "HEAD", "POST", "PUT", "OPTIONS"};
+  const bool is_known = std::find(std::begin(kMethods), std::end(kMethods), method) != std::end(kMethods);
   const std::lock_guard lock(mutex_);
-  if (http_requests_.size() < 256) ++http_requests_[{path, method}];
+  ++http_requests_[{endpoint, is_known ? method : "other"}];
+}
+
+void Metrics::count_http_response(const std::string& endpoint, int status) {
+  const std::lock_guard lock(mutex_);
+  ++http_responses_[{endpoint, status}];
+}
+
+void Metrics::count_active(int change) {
+  const std::lock_guard lock(mutex_);
+  active_ += change;
+}
+
+void Metrics::count_finish(const std::string& reason) {
+  const std::lock_guard lock(mutex_);
+  ++finishes_[reason];
+}
+
+void Metrics::observe_queue_time(double seconds) {
+  const std::lock_guard lock(mutex_);
+  queue_time_.observe(seconds);
 }
 
 void Metrics::observe_request(double first_token_seconds, double total_seconds, int64_t prompt_tokens, int64_t output_tokens) {
@@ -84,6 +130,7 @@ std::string Metrics::render(const EngineStats& s, const std::string& model) cons
   line("gauge", "full_token_usage", share(s.full_pages_used, s.full_pages_total));
   line("gauge", "swa_token_usage", share(s.sliding_pages_used, s.sliding_pages_total));
   line("gauge", "gen_throughput", s.generation_throughput);
+  line("gauge", "utilization", share(s.running, s.max_running));
   line("gauge", "cache_hit_rate", s.prompt_tokens > 0 ? static_cast<double>(s.cached_tokens) / static_cast<double>(s.prompt_tokens) : 0.0);
   line("gauge", "max_total_num_tokens", s.full_pages_total * 16.0);
   line("gauge", "spec_accept_length", s.speculation.acceptance_length());
@@ -105,11 +152,20 @@ std::string Metrics::render(const EngineStats& s, const std::string& model) cons
   const std::lock_guard lock(mutex_);
   out += "# TYPE sglang:http_requests_total counter\n";
   for (const auto& [key, count] : http_requests_) out += fmt::format("sglang:http_requests_total{{{},endpoint=\"{}\",method=\"{}\"}} {}\n", labels, key.first, key.second, count);
+  out += "# TYPE sglang:http_responses_total counter\n";
+  for (const auto& [key, count] : http_responses_) out += fmt::format("sglang:http_responses_total{{{},endpoint=\"{}\",status_code=\"{}\"}} {}\n", labels, key.first, key.second, count);
+  line("gauge", "http_requests_active", static_cast<double>(active_));
+  out += "# TYPE nibble:finished_choices_total counter\n";
+  for (const char* reason : {"stop_token", "stop_string", "tool_calls", "length", "repetition", "abort"}) {
+    const auto at = finishes_.find(reason);
+    out += fmt::format("nibble:finished_choices_total{{{},reason=\"{}\"}} {}\n", labels, reason, at == finishes_.end() ? 0 : at->second);
+  }
+  queue_time_.render(out, "sglang:queue_time_seconds", labels);
   first_token_.render(out, "sglang:time_to_first_token_seconds", labels);
   token_gap_.render(out, "sglang:inter_token_latency_seconds", labels);
   total_.render(out, "sglang:e2e_request_latency_seconds", labels);
   prompt_tokens_.render(out, "sglang:prompt_tokens_histogram", labels);
   output_tokens_.render(out, "sglang:generation_tokens_histogram", labels);
-  return out;
+  return out + process_metrics(start_seconds_);
 }
 }  // namespace nibble

@@ -31,15 +31,23 @@ class Metrics {
  public:
   explicit Metrics(MetricsOptions options = {});
   bool enabled() const { return options_.enabled; }
-  void count_http_request(const std::string& path, const std::string& method);
+  void count_http_request(const std::string& endpoint, const std::string& method);
+  void count_http_response(const std::string& endpoint, int status);
+  void count_active(int change);  // exchanges that are not over
+  void count_finish(const std::string& reason);  // of a choice: stop_token, stop_string, tool_calls, length, repetition, abort
+  void observe_queue_time(double seconds);
   void observe_request(double first_token_seconds, double total_seconds, int64_t prompt_tokens, int64_t output_tokens);
   void observe_token_gap(double seconds);
   std::string render(const EngineStats& stats, const std::string& model) const;
 
  private:
   MetricsOptions options_;
+  double start_seconds_;
   mutable std::mutex mutex_;
   std::map<std::pair<std::string, std::string>, int64_t> http_requests_;
-  Histogram first_token_, token_gap_, total_, prompt_tokens_, output_tokens_;
+  std::map<std::pair<std::string, int>, int64_t> http_responses_;
+  std::map<std::string, int64_t> finishes_;
+  int64_t active_ = 0;
+  Histogram queue_time_, first_token_, token_gap_, total_, prompt_tokens_, output_tokens_;
 };
 }  // namespace nibble

@@ -1,5 +1,5 @@
 // rooms: server
-// Any body of POST /v1/chat/completions, through everything up to the engine and back: checks, normalization, the demo's template, its tokenizer, replies of a model
+// Any body of POST /v1/chat/completions, /v1/responses and /v1/messages, through everything up to the engine and back: checks, normalization, the demo's template, its tokenizer, replies of a model
 // of random tokens, streamed and not, and clients that leave. The answer is 200 or a refusal with a message, never an internal error, and always JSON.
 #include <condition_variable>
 #include <cstdint>
@@ -59,7 +59,7 @@ class RecordingExchange final : public Exchange {
     finish();
   }
   void start_events() override {}
-  void event(std::string data) override { require(data == "[DONE]" || nlohmann::json::parse(data, nullptr, false).is_object()); }
+  void event(std::string data, std::string_view) override { require(data == "[DONE]" || nlohmann::json::parse(data, nullptr, false).is_object()); }
   void finish() override {
     const std::lock_guard lock(mutex_);
     done_ = true;
@@ -116,21 +116,23 @@ struct House {
     o.stop_ids = {*tokenizer.id_of("<turn|>")};
     return o;
   }
-  House() { api.set_ready(true); }
+  House() { api.set_phase(ApiPhase::ready); }
 };
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static House house;
-  HttpRequest request;
-  request.method = "POST";
-  request.path = "/v1/chat/completions";
-  request.headers["content-type"] = "application/json";
-  request.body.assign(reinterpret_cast<const char*>(data), size);
-  request.peer = "127.0.0.1";
-  request.id = "fuzz";
-  const auto exchange = std::make_shared<RecordingExchange>();
-  house.api.handle(request, exchange);
-  exchange->serve(static_cast<int>(size % 3) * 40);
+  for (const char* path : {"/v1/chat/completions", "/v1/responses", "/v1/messages"}) {
+    HttpRequest request;
+    request.method = "POST";
+    request.path = path;
+    request.headers["content-type"] = "application/json";
+    request.body.assign(reinterpret_cast<const char*>(data), size);
+    request.peer = "127.0.0.1";
+    request.id = "fuzz";
+    const auto exchange = std::make_shared<RecordingExchange>();
+    house.api.handle(request, exchange);
+    exchange->serve(static_cast<int>(size % 3) * 40);
+  }
   return 0;
 }

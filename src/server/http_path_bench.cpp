@@ -1,0 +1,154 @@
+// What HTTP adds to a token: from the end of the model's step to the bytes at the client, over loopback, with streams of /v1/chat/completions side by side and a model
+// that computes nothing and gives every stream a token each 10 ms. Sampling, scheduling, detokenizing, JSON, and the client's own reading are all inside.
+//   nibble_server_bench --benchmark_filter=http_path     counters p50_us, p99_us, max_us; streams is the argument
+#include <arpa/inet.h>
+#include <benchmark/benchmark.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "server/api.h"
+#include "server/http_server.h"
+
+namespace nibble {
+namespace {
+constexpr int kWords = 50;
+constexpr auto kPace = std::chrono::milliseconds(10);
+constexpr int kTokens = 400;  // of each stream
+
+// All rows of step s choose word s % kWords, kPace after those of step s - 1.
+class PacedModel final : public ForwardModel {
+ public:
+  PacedModel(int32_t vocab, std::vector<int32_t> words) : vocab_(vocab), words_(std::move(words)) {}
+  int32_t vocab_size() const override { return vocab_; }
+  const KvGeometry& kv_geometry() const override { return geometry_; }
+  int32_t max_rows() const override { return 1024; }
+  void forward(const Step& step, float* logits) override {
+    std::fill_n(logits, step.logit_rows.size() * static_cast<size_t>(vocab_), 0.0f);
+    const int64_t s = steps_.load();
+    for (size_t row = 0; row < step.logit_rows.size(); ++row) logits[row * static_cast<size_t>(vocab_) + static_cast<size_t>(words_[static_cast<size_t>(s % kWords)])] = 1;
+    std::this_thread::sleep_until(next_);
+    next_ = std::max(next_, std::chrono::steady_clock::now() - kPace) + kPace;
+    ended_[static_cast<size_t>(s) % ended_.size()] = monotonic_seconds();
+    steps_ = s + 1;
+  }
+  // When the newest step that chose `word` ended.
+  double ended(int word) const {
+    const int64_t newest = steps_.load() - 1;
+    const int64_t s = newest - (newest - word % kWords + kWords) % kWords;
+    return s < 0 ? 0 : ended_[static_cast<size_t>(s) % ended_.size()].load();
+  }
+
+ private:
+  int32_t vocab_;
+  std::vector<int32_t> words_;
+  std::atomic<int64_t> steps_{0};
+  std::array<std::atomic<double>, 256> ended_{};
+  std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now();
+  KvGeometry geometry_{.page_tokens = 16, .num_full_pages = 8192, .num_sliding_pages = 8192, .sliding_window = 64, .full_page_bytes = 1, .sliding_page_bytes = 1};
+};
+
+int connect_and_ask(uint16_t port) {
+  const std::string body = R"({"messages": [{"role": "user", "content": "go"}], "temperature": 0, "stream": true, "ignore_eos": true, "max_tokens": )" + std::to_string(kTokens) + "}";
+  const std::string text = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const int on = 1;
+  ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  const bool good = ::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 && ::send(fd, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size());
+  if (!good) raise(ErrorCode::unavailable, "the bench cannot reach its own server");
+  return fd;
+}
+
+void http_path(benchmark::State& state) {
+  configure_log({.level = LogLevel::error});
+  const Tokenizer tokenizer = Tokenizer::load(std::filesystem::path(NIBBLE_REPO_DIR) / "models/demo");
+  const auto chat_template = ChatTemplate::load({.folder = std::filesystem::path(NIBBLE_REPO_DIR) / "models/demo", .override_text = {}, .name = {}});
+  // Words of letters only, so that they stand in JSON as they are and in text as they come.
+  std::vector<int32_t> words;
+  std::vector<std::string> texts;
+  for (int32_t id = 300; id < tokenizer.vocab_size() && words.size() < kWords; ++id) {
+    const std::string text = tokenizer.token_bytes(id);
+    if (text.size() < 3 || !std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::islower(c); })) continue;
+    words.push_back(id);
+    texts.push_back(text);
+  }
+  if (words.size() < kWords) raise(ErrorCode::internal, "the vocabulary has too few plain words");
+  PacedModel model(tokenizer.vocab_size(), words);
+  Engine engine(model, EngineOptions{.chunked_prefill_tokens = 512, .decode_log_interval = 0});
+  ApiOptions options;
+  options.served_names = {"demo"};
+  options.context_length = 4096;
+  Api api(options, engine, tokenizer, &*chat_template);
+  api.set_phase(ApiPhase::ready);
+  HttpServer server({.host = "127.0.0.1", .port = 0});
+  server.serve([&](const HttpRequest& request, const ExchangePtr& exchange) { api.handle(request, exchange); });
+
+  std::vector<double> delays_us;
+  for (auto _ : state) {
+    const int poll = ::epoll_create1(EPOLL_CLOEXEC);
+    std::vector<std::string> unread(static_cast<size_t>(state.range(0)));
+    std::vector<int> fds;
+    for (size_t i = 0; i < unread.size(); ++i) {
+      fds.push_back(connect_and_ask(server.port()));
+      epoll_event event{.events = EPOLLIN, .data = {.u64 = i}};
+      ::epoll_ctl(poll, EPOLL_CTL_ADD, fds.back(), &event);
+    }
+    std::vector<int> seen(unread.size());
+    size_t open = unread.size();
+    std::array<epoll_event, 64> events;
+    std::array<char, 65536> buffer;
+    while (open > 0) {
+      const int ready = ::epoll_wait(poll, events.data(), static_cast<int>(events.size()), 20000);
+      if (ready <= 0) raise(ErrorCode::internal, "a stream is stuck");
+      for (int e = 0; e < ready; ++e) {
+        const size_t i = events[static_cast<size_t>(e)].data.u64;
+        const ssize_t size = ::recv(fds[i], buffer.data(), buffer.size(), 0);
+        const double now = monotonic_seconds();
+        if (size <= 0) raise(ErrorCode::internal, "a stream broke off");
+        std::string& text = unread[i];
+        text.append(buffer.data(), static_cast<size_t>(size));
+        for (size_t end; (end = text.find("\n\n")) != std::string::npos; text.erase(0, end + 2)) {
+          const std::string_view event = std::string_view(text).substr(0, end);
+          if (event.find("data: [DONE]") != std::string_view::npos) --open;
+          constexpr std::string_view kKey = "\"content\":\"";
+          const size_t at = event.find(kKey);
+          if (at == std::string_view::npos) continue;
+          const std::string_view content = event.substr(at + kKey.size(), event.find('"', at + kKey.size()) - at - kKey.size());
+          const auto found = std::find(texts.begin(), texts.end(), content);
+          // The first tokens belong to the crowd's arrival: prompts are computed in between.
+          if (found != texts.end() && ++seen[i] > 20) delays_us.push_back((now - model.ended(static_cast<int>(found - texts.begin()))) * 1e6);
+        }
+      }
+    }
+    for (const int fd : fds) ::close(fd);
+    ::close(poll);
+  }
+  std::sort(delays_us.begin(), delays_us.end());
+  const auto at = [&](double share) { return delays_us.empty() ? 0.0 : delays_us[std::min(delays_us.size() - 1, static_cast<size_t>(share * static_cast<double>(delays_us.size())))]; };
+  state.counters["tokens"] = static_cast<double>(delays_us.size());
+  state.counters["p50_us"] = at(0.5);
+  state.counters["p99_us"] = at(0.99);
+  state.counters["max_us"] = at(1.0);
+  server.stop();
+}
+BENCHMARK(http_path)->Arg(1)->Arg(16)->Arg(64)->Iterations(1)->UseRealTime()->Unit(benchmark::kMillisecond);
+}  // namespace
+}  // namespace nibble
