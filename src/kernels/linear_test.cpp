@@ -72,7 +72,7 @@ TEST_P(LinearShapes, PackedAgreesWithThePlainTwinWithinTheBoundOfTwoSummationOrd
   ThreadPool threads(2);
   const OwnedWeight owned(format, n, k, 7);
   const auto packed = cpu::pack_linear(owned.weight, ActivationQuant::none, threads);
-  for (const int64_t rows : {1, 3, 9}) {
+  for (const int64_t rows : {1, 3, 9, 14}) {
     std::vector<bf16> x = random_rows(rows * k, 11), magnitude(x);
     for (bf16& v : magnitude) v.bits &= 0x7fff;
     std::vector<float> got(static_cast<size_t>(rows * n)), want(got), got_f32(got), x_f32;
@@ -104,7 +104,7 @@ TEST_P(LinearShapes, ARowsBitsDependNeitherOnTheOtherRowsNorOnTheThreads) {
   std::vector<bf16> x = random_rows(kRows * k, 5);
   std::vector<float> all(static_cast<size_t>(kRows * n)), some(all);
   cpu::run_linear(*packed, {x.data(), DType::bf16, {kRows, k}}, {all.data(), DType::f32, {kRows, n}}, three);
-  for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 15, 16, 17}) {
+  for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16, 17, 35}) {
     const int64_t first = kRows - rows;
     cpu::run_linear(*packed, {x.data() + first * k, DType::bf16, {rows, k}}, {some.data(), DType::f32, {rows, n}}, one);
     ASSERT_EQ(std::memcmp(some.data(), all.data() + first * n, static_cast<size_t>(rows * n) * 4), 0) << rows << " rows";

@@ -15,9 +15,10 @@
 namespace nibble::cpu::avx512_bf16 {
 namespace {
 constexpr int64_t kPanel = 1024;        // inputs; a multiple of 128
-constexpr int64_t kWidenedPanel = 128;  // inputs of a panel of decoded weights
+constexpr int64_t kWidenedPanel = 128;  // inputs of a panel of decoded weights; a multiple of 128
 constexpr int kVectors = 4;             // of 16 outputs, in a group
-constexpr int64_t kWidenRows = 13;      // from here on a quantized panel is widened to bf16 once and reused by the rows
+// From so many rows on a quantized panel is decoded once and reused by the rows.
+constexpr int64_t kWidenRowsFp8 = 13, kWidenRowsNvfp4 = 7;
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -83,25 +84,25 @@ inline __m512 widen_scales(const uint8_t* scales) {
   return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(c, 20)), _mm512_set1_ps(0x1p120f));
 }
 
-// ---- accumulators: `rows` x `vectors` of 16 sums, kept in registers over a panel, in `out` between panels ----
+// ---- accumulators: `rows` x 64 sums, kept in registers over a panel, in `out` between panels ----
 
-template <int kRows, int kCols>
+template <int kRows>
 struct Sums {
-  __m512 v[kRows][kCols];
+  __m512 v[kRows][kVectors];
 
   void clear() {
     for (auto& row : v) {
       for (auto& x : row) x = _mm512_setzero_ps();
     }
   }
-  void load(const float* sums, int64_t stride) {
+  void load(const float* sums) {
     for (int r = 0; r < kRows; ++r) {
-      for (int c = 0; c < kCols; ++c) v[r][c] = _mm512_loadu_ps(sums + r * stride + c * 16);
+      for (int c = 0; c < kVectors; ++c) v[r][c] = _mm512_loadu_ps(sums + r * kGroup + c * 16);
     }
   }
-  void store(float* sums, int64_t stride) const {
+  void store(float* sums) const {
     for (int r = 0; r < kRows; ++r) {
-      for (int c = 0; c < kCols; ++c) _mm512_storeu_ps(sums + r * stride + c * 16, v[r][c]);
+      for (int c = 0; c < kVectors; ++c) _mm512_storeu_ps(sums + r * kGroup + c * 16, v[r][c]);
     }
   }
   void dot(int c, __m512i weights, const uint16_t* x, int64_t x_stride) {
@@ -116,11 +117,10 @@ struct Panel {
   int64_t begin, count;
 };
 
-// Decoded inputs of a panel: pairs of bf16, and a scale per output and block.
+// A quantized panel's weights as pairs of bf16, and their scales.
 struct alignas(64) Widened {
   uint16_t pairs[kWidenedPanel / 2][kGroup][2];
   float scales[kWidenedPanel / kNvfp4Block][kGroup];
-  float spare[2][kGroup] = {};
 };
 
 constexpr int64_t kBf16PairBytes = kGroup * 4;          // one pair of inputs
@@ -128,126 +128,88 @@ constexpr int64_t kFp8QuadBytes = kGroup * 4;           // four inputs
 constexpr int64_t kNvfp4BlockBytes = kGroup * 8 + kGroup;  // sixteen inputs: codes, then scales
 
 // One chain over `pairs` pairs of bf16.
-template <int kRows, int kCols>
-inline void dot_pairs(Sums<kRows, kCols>& sums, const uint16_t* weights, int64_t pairs, const uint16_t* x, int64_t x_stride) {
+template <int kRows>
+inline void dot_pairs(Sums<kRows>& sums, const uint16_t* weights, int64_t pairs, const uint16_t* x, int64_t x_stride) {
 #pragma GCC unroll 1  // unrolled, the sums of a short chain no longer stay in registers
   for (int64_t p = 0; p < pairs; ++p) {
-    __m512i w[kCols];
-    for (int c = 0; c < kCols; ++c) w[c] = _mm512_loadu_si512(weights + (p * kVectors + c) * 32);
+    __m512i w[kVectors];
+    for (int c = 0; c < kVectors; ++c) w[c] = _mm512_loadu_si512(weights + (p * kVectors + c) * 32);
     for (int r = 0; r < kRows; ++r) {
       const __m512bh xr = as_bh(broadcast_pair(x + r * x_stride + p * 2));
-      for (int c = 0; c < kCols; ++c) sums.v[r][c] = _mm512_dpbf16_ps(sums.v[r][c], as_bh(w[c]), xr);
+      for (int c = 0; c < kVectors; ++c) sums.v[r][c] = _mm512_dpbf16_ps(sums.v[r][c], as_bh(w[c]), xr);
     }
   }
 }
 
-template <int kRows, int kCols>
-inline void add_scaled(Sums<kRows, kCols>& total, const Sums<kRows, kCols>& block, const __m512 (&scales)[kCols]) {
-  for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kCols; ++c) total.v[r][c] = _mm512_fmadd_ps(block.v[r][c], scales[c], total.v[r][c]);
-  }
-}
-
-template <int kRows, int kCols>
-void panel_bf16(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRows, kCols>& total, int first_vector) {
-  const auto* weights = reinterpret_cast<const uint16_t*>(panel.group + panel.begin / 2 * kBf16PairBytes) + first_vector * 32;
+template <int kRows>
+void panel_bf16(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRows>& total) {
+  const auto* weights = reinterpret_cast<const uint16_t*>(panel.group + panel.begin / 2 * kBf16PairBytes);
   if constexpr (kRows == 1) {  // memory-bound: ask for the lines well ahead of the hardware's own guess, across page ends too
     for (int64_t p = 0; p < panel.count / 2; ++p) {
       const uint16_t* w = weights + p * kVectors * 32;
-      for (int c = 0; c < kCols; ++c) _mm_prefetch(reinterpret_cast<const char*>(w + c * 32) + 4096, _MM_HINT_T0);
+      for (int c = 0; c < kVectors; ++c) _mm_prefetch(reinterpret_cast<const char*>(w + c * 32) + 4096, _MM_HINT_T0);
       const __m512bh xr = as_bh(broadcast_pair(x + p * 2));
-      for (int c = 0; c < kCols; ++c) total.v[0][c] = _mm512_dpbf16_ps(total.v[0][c], as_bh(_mm512_loadu_si512(w + c * 32)), xr);
+      for (int c = 0; c < kVectors; ++c) total.v[0][c] = _mm512_dpbf16_ps(total.v[0][c], as_bh(_mm512_loadu_si512(w + c * 32)), xr);
     }
   } else {
     dot_pairs(total, weights, panel.count / 2, x, x_stride);
   }
 }
 
-template <int kRows, int kCols>
-void panel_fp8(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRows, kCols>& total, int first_vector) {
+template <int kRows>
+void panel_fp8(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRows>& total) {
   const DecodeE4m3 decode;
   for (int64_t k = 0; k < panel.count; k += kFp8Block) {
-    Sums<kRows, kCols> block;
+    Sums<kRows> block;
     block.clear();
-    const uint8_t* codes = panel.group + (panel.begin + k) / 4 * kFp8QuadBytes + first_vector * 64;
+    const uint8_t* codes = panel.group + (panel.begin + k) / 4 * kFp8QuadBytes;
     for (int64_t i = 0; i < kFp8Block; i += 4, codes += kFp8QuadBytes) {
       if constexpr (kRows == 1) {
-        for (int c = 0; c < kCols; ++c) _mm_prefetch(reinterpret_cast<const char*>(codes + c * 64) + 4096, _MM_HINT_T0);
+        for (int c = 0; c < kVectors; ++c) _mm_prefetch(reinterpret_cast<const char*>(codes + c * 64) + 4096, _MM_HINT_T0);
       }
-      for (int c = 0; c < kCols; ++c) {
+      for (int c = 0; c < kVectors; ++c) {
         __m512i pairs[2];
         decode(codes + c * 64, pairs);
         block.dot(c, pairs[0], x + k + i, x_stride);
         block.dot(c, pairs[1], x + k + i + 2, x_stride);
       }
     }
-    __m512 scales[kCols];
-    for (int c = 0; c < kCols; ++c) scales[c] = _mm512_set1_ps(panel.group_scales[(panel.begin + k) / kFp8Block]);
-    add_scaled(total, block, scales);
+    const __m512 scale = _mm512_set1_ps(panel.group_scales[(panel.begin + k) / kFp8Block]);
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kVectors; ++c) total.v[r][c] = _mm512_fmadd_ps(block.v[r][c], scale, total.v[r][c]);
+    }
   }
 }
 
-template <int kRows, int kCols>
-void panel_nvfp4(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRows, kCols>& total, int first_vector) {
+template <int kRows>
+void panel_nvfp4(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRows>& total, Widened* keep) {
   const DecodeE2m1 decode;
   const uint8_t* packed = panel.group + panel.begin / kNvfp4Block * kNvfp4BlockBytes;
   for (int64_t k = 0; k < panel.count; k += kNvfp4Block, packed += kNvfp4BlockBytes) {
-    Sums<kRows, kCols> block;
+    Sums<kRows> block;
     block.clear();
     if constexpr (kRows == 1) {
       for (int64_t line = 0; line < kNvfp4BlockBytes; line += 64) _mm_prefetch(reinterpret_cast<const char*>(packed + line) + 4608, _MM_HINT_T0);
     }
     for (int half = 0; half < 2; ++half) {
-      for (int c = 0; c < kCols; ++c) {
+      for (int c = 0; c < kVectors; ++c) {
         __m512i pairs[4];
-        decode(packed + (first_vector + c) * 128 + half * 64, pairs);
-        for (int p = 0; p < 4; ++p) block.dot(c, pairs[p], x + k + half * 8 + p * 2, x_stride);
+        decode(packed + c * 128 + half * 64, pairs);
+        for (int p = 0; p < 4; ++p) {
+          block.dot(c, pairs[p], x + k + half * 8 + p * 2, x_stride);
+          if (kRows > 1 && keep) _mm512_store_si512(keep->pairs[k / 2 + half * 4 + p][c * 16], pairs[p]);
+        }
       }
     }
-    __m512 scales[kCols];
-    for (int c = 0; c < kCols; ++c) scales[c] = widen_scales(packed + kGroup * 8 + (first_vector + c) * 16);
-    add_scaled(total, block, scales);
+    for (int c = 0; c < kVectors; ++c) {
+      const __m512 scales = widen_scales(packed + kGroup * 8 + c * 16);
+      for (int r = 0; r < kRows; ++r) total.v[r][c] = _mm512_fmadd_ps(block.v[r][c], scales, total.v[r][c]);
+      if (kRows > 1 && keep) _mm512_store_ps(keep->scales[k / kNvfp4Block] + c * 16, scales);
+    }
   }
 }
 
 // ---- a panel against all rows ----
-
-template <Packed::Format kFormat>
-void widen(const Panel& panel, Widened& out) {
-  if constexpr (kFormat == Packed::Format::fp8) {
-    const DecodeE4m3 decode;
-    const uint8_t* codes = panel.group + panel.begin / 4 * kFp8QuadBytes;
-    for (int64_t k = 0; k < panel.count; k += 4, codes += kFp8QuadBytes) {
-      for (int c = 0; c < kVectors; ++c) {
-        __m512i pairs[2];
-        decode(codes + c * 64, pairs);
-        for (int p = 0; p < 2; ++p) _mm512_store_si512(out.pairs[k / 2 + p][c * 16], pairs[p]);
-      }
-    }
-    std::fill_n(out.scales[0], kGroup, panel.group_scales[panel.begin / kFp8Block]);
-  } else {
-    const DecodeE2m1 decode;
-    const uint8_t* packed = panel.group + panel.begin / kNvfp4Block * kNvfp4BlockBytes;
-    for (int64_t k = 0; k < panel.count; k += kNvfp4Block, packed += kNvfp4BlockBytes) {
-      for (int half = 0; half < 2; ++half) {
-        for (int c = 0; c < kVectors; ++c) {
-          __m512i pairs[4];
-          decode(packed + c * 128 + half * 64, pairs);
-          for (int p = 0; p < 4; ++p) _mm512_store_si512(out.pairs[k / 2 + half * 4 + p][c * 16], pairs[p]);
-        }
-      }
-      for (int c = 0; c < kVectors; ++c) _mm512_store_ps(out.scales[k / kNvfp4Block] + c * 16, widen_scales(packed + kGroup * 8 + c * 16));
-    }
-  }
-}
-
-// What the next panel will be decoded from; the rows of this one take longer than memory does.
-template <Packed::Format kFormat>
-void prefetch_packed(const Panel& panel) {
-  const int64_t bytes = kFormat == Packed::Format::fp8 ? panel.count / 4 * kFp8QuadBytes : panel.count / kNvfp4Block * kNvfp4BlockBytes;
-  const uint8_t* next = panel.group + (panel.begin / panel.count + 1) * bytes;
-  for (int64_t at = 0; at < bytes; at += 64) _mm_prefetch(reinterpret_cast<const char*>(next + at), _MM_HINT_T1);
-}
 
 // Sums of one row and a group's four vectors; members rather than an array, of which the compiler keeps copies on the stack.
 struct RowSums {
@@ -264,16 +226,47 @@ inline void add_scaled(RowSums& total, const RowSums& chains, const RowSums& sca
   total.c = _mm512_fmadd_ps(chains.c, scales.c, total.c), total.d = _mm512_fmadd_ps(chains.d, scales.d, total.d);
 }
 
-// Three rows: twelve chains and twelve totals, all in registers.
-template <Packed::Format kFormat>
-[[gnu::noinline]] void widened_rows(  // its own register allocation
-    const Panel& panel, const Widened& weights, const uint16_t* const (&x)[3], float* const (&sums)[3]) {
-  constexpr int64_t kBlock = kFormat == Packed::Format::fp8 ? kFp8Block : kNvfp4Block;
-  const uint16_t *const x0 = x[0], *const x1 = x[1], *const x2 = x[2];
-  RowSums total0 = load_sums(sums[0]), total1 = load_sums(sums[1]), total2 = load_sums(sums[2]);
-  for (int64_t k = 0; k < panel.count; k += kBlock) {
+void widen_fp8(const Panel& panel, Widened& out) {
+  const DecodeE4m3 decode;
+  const uint8_t* codes = panel.group + panel.begin / 4 * kFp8QuadBytes;
+  for (int64_t k = 0; k < panel.count; k += 4, codes += kFp8QuadBytes) {
+    for (int c = 0; c < kVectors; ++c) {
+      __m512i pairs[2];
+      decode(codes + c * 64, pairs);
+      for (int p = 0; p < 2; ++p) _mm512_store_si512(out.pairs[k / 2 + p][c * 16], pairs[p]);
+    }
+  }
+}
+
+// FP8: chains are long, so all registers go to them; `sums` holds the totals.
+template <int kRows>
+[[gnu::noinline]] void widened_fp8(const Panel& panel, const Widened& weights, const uint16_t* x, int64_t x_stride, float* sums) {
+  for (int64_t k = 0; k < panel.count; k += kFp8Block) {
+    Sums<kRows> block;
+    block.clear();
+    dot_pairs(block, weights.pairs[k / 2][0], kFp8Block / 2, x + k, x_stride);
+    asm volatile("" : : : "memory");  // or the compiler loads the totals first, to registers that it does not have
+    const __m512 scale = _mm512_set1_ps(panel.group_scales[(panel.begin + k) / kFp8Block]);
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kVectors; ++c) {
+        float* total = sums + r * kGroup + c * 16;
+        _mm512_storeu_ps(total, _mm512_fmadd_ps(block.v[r][c], scale, _mm512_loadu_ps(total)));
+      }
+    }
+  }
+}
+
+// NVFP4: chains are short, so their totals stay in registers too: twelve and twelve for three rows. A scale per 16 inputs costs one multiply-add per
+// eight dot products: 8/9 of BF16's rate is the most there is.
+template <int kRows>
+[[gnu::noinline]] void widened_nvfp4(const Panel& panel, const Widened& weights, const uint16_t* x, int64_t x_stride, float* sums) {
+  const uint16_t *const x0 = x, *const x1 = x + x_stride, *const x2 = x1 + x_stride;
+  RowSums total0 = load_sums(sums), total1 = zero_sums(), total2 = zero_sums();
+  if constexpr (kRows > 1) total1 = load_sums(sums + kGroup);
+  if constexpr (kRows > 2) total2 = load_sums(sums + 2 * kGroup);
+  for (int64_t k = 0; k < panel.count; k += kNvfp4Block) {
     RowSums chains0 = zero_sums(), chains1 = zero_sums(), chains2 = zero_sums();
-    int64_t end = (k + kBlock) / 2;
+    int64_t end = (k + kNvfp4Block) / 2;
     asm("" : "+r"(end));  // a count that the compiler does not know: unrolled, the loop spills its sums
     for (int64_t p = k / 2; p < end; ++p) {
       __m512i a = _mm512_load_si512(weights.pairs[p][0]), b = _mm512_load_si512(weights.pairs[p][16]), c = _mm512_load_si512(weights.pairs[p][32]), d = _mm512_load_si512(weights.pairs[p][48]);
@@ -283,30 +276,37 @@ template <Packed::Format kFormat>
         s.a = _mm512_dpbf16_ps(s.a, as_bh(a), xr), s.b = _mm512_dpbf16_ps(s.b, as_bh(b), xr);
         s.c = _mm512_dpbf16_ps(s.c, as_bh(c), xr), s.d = _mm512_dpbf16_ps(s.d, as_bh(d), xr);
       };
-      dot(chains0, x0), dot(chains1, x1), dot(chains2, x2);
+      dot(chains0, x0);
+      if constexpr (kRows > 1) dot(chains1, x1);
+      if constexpr (kRows > 2) dot(chains2, x2);
     }
-    const RowSums scales = load_sums(weights.scales[k / kBlock]);
-    add_scaled(total0, chains0, scales), add_scaled(total1, chains1, scales), add_scaled(total2, chains2, scales);
+    const RowSums scales = load_sums(weights.scales[k / kNvfp4Block]);
+    add_scaled(total0, chains0, scales);
+    if constexpr (kRows > 1) add_scaled(total1, chains1, scales);
+    if constexpr (kRows > 2) add_scaled(total2, chains2, scales);
   }
-  store_sums(sums[0], total0), store_sums(sums[1], total1), store_sums(sums[2], total2);
+  store_sums(sums, total0);
+  if constexpr (kRows > 1) store_sums(sums + kGroup, total1);
+  if constexpr (kRows > 2) store_sums(sums + 2 * kGroup, total2);
 }
 
-template <Packed::Format kFormat, int kRows, int kCols>
-inline void tile(const Panel& panel, const uint16_t* x, int64_t x_stride, float* sums, int64_t stride, int first_vector) {
-  Sums<kRows, kCols> total;
+// `keep`: where the decoded panel is left for other rows; nullptr: nowhere.
+template <Packed::Format kFormat, int kRows>
+inline void tile(const Panel& panel, const uint16_t* x, int64_t x_stride, float* sums, Widened* keep = nullptr) {
+  Sums<kRows> total;
   if (panel.begin == 0) {
     total.clear();
   } else {
-    total.load(sums + first_vector * 16, stride);
+    total.load(sums);
   }
   if constexpr (kFormat == Packed::Format::bf16) {
-    panel_bf16(panel, x, x_stride, total, first_vector);
+    panel_bf16(panel, x, x_stride, total);
   } else if constexpr (kFormat == Packed::Format::fp8) {
-    panel_fp8(panel, x, x_stride, total, first_vector);
+    panel_fp8(panel, x, x_stride, total);
   } else {
-    panel_nvfp4(panel, x, x_stride, total, first_vector);
+    panel_nvfp4(panel, x, x_stride, total, keep);
   }
-  total.store(sums + first_vector * 16, stride);
+  total.store(sums);
 }
 
 // Calls f.operator()<kRows>(first row) over all rows, in tiles of the sizes named, largest first.
@@ -316,6 +316,35 @@ void for_tiles(int64_t rows, const auto& f, int64_t row = 0) {
   if constexpr (sizeof...(kOthers) > 0) for_tiles<kOthers...>(rows, f, row);
 }
 
+// Many rows on a quantized weight, which decode a panel once. NVFP4: the first three rows decode as they go, the look-ups hidden behind their
+// dot products, and leave the panel widened to the others. (FP8's decoder and two sets of sums do not fit the registers.)
+template <Packed::Format kFormat>
+void run_widened(Panel panel, const Packed& weight, const uint16_t* x, int64_t rows, float* sums, Widened& widened) {
+  constexpr int64_t kPanelBytes = kFormat == Packed::Format::fp8 ? kWidenedPanel / 4 * kFp8QuadBytes : kWidenedPanel / kNvfp4Block * kNvfp4BlockBytes;
+  std::fill_n(sums, rows * kGroup, 0.0f);
+  const int64_t stride = weight.padded_in;
+  for (const uint8_t* next = panel.group + kPanelBytes; panel.begin < weight.padded_in; panel.begin += kWidenedPanel, next += kPanelBytes) {
+    panel.count = std::min(kWidenedPanel, weight.padded_in - panel.begin);
+    int64_t asked = 0;
+    // Each tile asks for its share of what the next panel will be decoded from: all at once would hold up the loads behind.
+    const auto rows_at = [&](int64_t row, int64_t count, const auto& run) {
+      for (; asked < kPanelBytes * (row + count) / rows; asked += 64) _mm_prefetch(reinterpret_cast<const char*>(next + asked), _MM_HINT_T1);
+      run(x + row * stride + panel.begin, sums + row * kGroup);
+    };
+    if constexpr (kFormat == Packed::Format::fp8) {
+      widen_fp8(panel, widened);
+      for_tiles<6, 5, 4, 3, 2, 1>(rows, [&]<int kRows>(int64_t row) {
+        rows_at(row, kRows, [&](const uint16_t* from, float* to) { widened_fp8<kRows>(panel, widened, from, stride, to); });
+      });
+    } else {
+      rows_at(0, 3, [&](const uint16_t* from, float* to) { tile<kFormat, 3>(panel, from, stride, to, &widened); });
+      for_tiles<3, 2, 1>(rows, [&]<int kRows>(int64_t row) {
+        rows_at(row, kRows, [&](const uint16_t* from, float* to) { widened_nvfp4<kRows>(panel, widened, from, stride, to); });
+      }, 3);
+    }
+  }
+}
+
 template <Packed::Format kFormat>
 void run_group(const Packed& weight, int64_t group, const uint16_t* x, int64_t rows, float output_scale, float* out, float* sums, Widened& widened) {
   Panel panel{.group = weight.data + group * weight.group_bytes,
@@ -323,25 +352,13 @@ void run_group(const Packed& weight, int64_t group, const uint16_t* x, int64_t r
               .begin = 0,
               .count = 0};
   constexpr bool kQuantized = kFormat != Packed::Format::bf16;
-  const bool widens = kQuantized && rows >= kWidenRows;
-  if (widens) std::fill_n(sums, rows * kGroup, 0.0f);
-  const int64_t step = widens ? kWidenedPanel : kPanel;
-  for (; panel.begin < weight.padded_in; panel.begin += step) {
-    panel.count = std::min(step, weight.padded_in - panel.begin);
-    const uint16_t* from = x + panel.begin;
-    if constexpr (kQuantized) {
-      if (widens) {
-        widen<kFormat>(panel, widened);
-        prefetch_packed<kFormat>(panel);
-        for (int64_t row = 0; row < rows; row += 3) {  // past the last row, the last one again, into sums that nobody reads
-          const auto at = [&](int64_t r) { return from + std::min(r, rows - 1) * weight.padded_in; };
-          const auto to = [&](int64_t r) { return r < rows ? sums + r * kGroup : widened.spare[r - rows]; };
-          widened_rows<kFormat>(panel, widened, {at(row), at(row + 1), at(row + 2)}, {to(row), to(row + 1), to(row + 2)});
-        }
-        continue;
-      }
-    }
-    const auto tiles = [&]<int kRows>(int64_t row) { tile<kFormat, kRows, kVectors>(panel, from + row * weight.padded_in, weight.padded_in, sums + row * kGroup, kGroup, 0); };
+  const bool widens = kQuantized && rows >= (kFormat == Packed::Format::fp8 ? kWidenRowsFp8 : kWidenRowsNvfp4);
+  if constexpr (kQuantized) {
+    if (widens) run_widened<kFormat>(panel, weight, x, rows, sums, widened);
+  }
+  for (; !widens && panel.begin < weight.padded_in; panel.begin += kPanel) {
+    panel.count = std::min(kPanel, weight.padded_in - panel.begin);
+    const auto tiles = [&]<int kRows>(int64_t row) { tile<kFormat, kRows>(panel, x + row * weight.padded_in + panel.begin, weight.padded_in, sums + row * kGroup); };
     if constexpr (kQuantized) {
       for_tiles<3, 2, 1>(rows, tiles);  // two sets of sums in registers
     } else {
