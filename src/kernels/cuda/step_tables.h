@@ -9,12 +9,24 @@ struct AttentionTile {
   int32_t first_row, rows, first_position, first_page;
 };
 
+// 64 keys to be gathered for attention to many rows: their pages are pages[first_page ..], `keys` of them are there.
+struct KeyTile {
+  int32_t first_page, keys;
+};
+
+// A sequence of many rows, for the host: its tiles of kWideTileRows rows x heads, an even number, and its key tiles.
+struct WideSequence {
+  int32_t first_tile = 0, num_tiles = 0, first_key_tile = 0, num_key_tiles = 0, max_runs = 0;
+};
+
 struct PoolTables {              // of the full or the sliding layers
   const int32_t* slots = nullptr;        // [rows] page * kPageTokens + place of the row's K and V; -1: a row that pads the step
   const int32_t* pages = nullptr;        // all sequences' page tables, one after the other
   const AttentionTile* tiles = nullptr;  // [num_tiles]; those that pad have rows == 0 and the number of real rows as first_row
   int32_t num_tiles = 0;
   int32_t max_splits = 0;        // splits that the longest context of the step needs, rounded up to a bucket
+  const AttentionTile* wide_tiles = nullptr;  // of sequences with many rows; first_page: the number of their key tile 0, were it gathered
+  const KeyTile* key_tiles = nullptr;
 };
 
 struct StepTables {
