@@ -148,13 +148,14 @@ class CudaBackend final : public Backend {
     } else {
       const auto& fp8 = std::get<Fp8BlockWeight>(weight);
       w.format = WeightFormat::fp8_block;
+      w.factor = 0x1p60f;  // unpack_fp8 leaves values times 2^-120, of which inputs or weights take 2^60 back
       codes = &fp8.codes;
       linear->scales = device_memory(fp8.scales.bytes(), "weights");
       copy_to_device(linear->scales.get(), fp8.scales.data, fp8.scales.bytes());
       w.scales = static_cast<const float*>(linear->scales.get());
     }
     w.tiles = (w.n + 2 * kTileOutputs - 1) / (2 * kTileOutputs) * 2;
-    w.slices = choose_slices(w.format, w.n, w.k);
+    w.slices = choose_slices(w.format, w.k);
     w.units = (w.k / w.slices + unit_inputs(w.format) - 1) / unit_inputs(w.format);
     linear->bytes = w.bytes();
     linear->blocks = device_memory(w.bytes(), "weights");

@@ -53,6 +53,25 @@ __device__ __forceinline__ void tensor_load(void* shared, const void* map, int32
                "r"(shared_address(barrier))
                : "memory");
 }
+// ---- Clusters: CTAs that reach each other's shared memory. The addresses are the caller's own; `rank` names the CTA that is meant.
+__device__ __forceinline__ int cluster_rank() {
+  int rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+__device__ __forceinline__ void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ __forceinline__ uint32_t address_in_cluster(const void* own, int rank) {
+  uint32_t address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(own)), "r"(rank));
+  return address;
+}
+__device__ __forceinline__ float load_in_cluster(const float* own, int rank) {
+  float v;
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(address_in_cluster(own, rank)) : "memory");
+  return v;
+}
 template <int kThreads>
 __device__ __forceinline__ void named_barrier(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");

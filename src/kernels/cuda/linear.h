@@ -1,6 +1,6 @@
 // Linear layers on the device: out = x W^T for packed weights. Two kernels, one sum (packed_weight.h):
 //   narrow   1 to 8 rows: x stays in shared memory, each warp streams its segment of a tile; mma.sync
-//   wide     9 rows and more: 128 outputs by 16 to 128 rows a CTA, weights unpacked into registers, x through the tensor copy engine; wgmma (sm_90a)
+//   wide     9 rows and more: 128 outputs by 16 to 160 rows a CTA, weights unpacked into registers, x through the tensor copy engine; wgmma (sm_90a)
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -17,7 +17,7 @@ struct Target {
 };
 
 // x [rows, k] bf16, multiplied by up to three weights of one format, k and number of slices in one launch.
-// x must be readable up to a multiple of the row tile (128 rows at most).
+// x must be readable up to a multiple of the row tile (160 rows at most).
 struct LinearCall {
   const void* x = nullptr;
   int rows = 0;
@@ -30,6 +30,6 @@ struct LinearCall {
 void linear_narrow(const LinearCall& call, cudaStream_t stream);
 // x_map: a CUtensorMap over x in boxes of 64 inputs by wide_row_tile() rows, swizzled by 128 bytes.
 void linear_wide(const LinearCall& call, const void* x_map, cudaStream_t stream);
-int wide_row_tile(WeightFormat format, int rows);  // 16, 32, 64 or 128
+int wide_row_tile(WeightFormat format, int rows);  // 16 to 160
 inline constexpr int kNarrowRows = 8;
 }  // namespace nibble::cuda

@@ -1,18 +1,21 @@
-// 1 to 8 rows. What counts is that the weights stream without a gap: CTAs stay for the whole launch, x [8 rows] lies in shared memory, and every warp
-// keeps kStages bulk copies of its own in flight, the first of them before the kernel ahead has ended.
+// 1 to 8 rows. What counts is that the weights stream without a gap: CTAs stay for the whole launch, x [8 rows] lies in shared memory, and what x leaves of it is
+// a ring for each warp, kept full by bulk copies, the first of them on their way before the kernel ahead has ended.
 //
-// Two groups of eight warps a CTA; a group takes a pair of tiles of 16 outputs at a time, warp s its segment s of both (with a gate, of gate's pair and up's). The eight sums are added in order
-// through shared memory.
+// Two groups of eight warps a CTA; a group takes a pair of tiles of 16 outputs at a time, warp s its segment s of both (with a gate, of gate's pair, then of
+// up's). The eight sums are added in order through shared memory.
+#include <algorithm>
+
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/unpack.cuh"
 
 namespace nibble::cuda {
 namespace {
-constexpr int kGroups = 2, kGroupThreads = kSegments * 32, kThreads = kGroups * kGroupThreads;
-constexpr int stage_units(WeightFormat f) { return f == WeightFormat::nvfp4 ? 2 : 1; }
-constexpr int num_stages(WeightFormat f) { return f == WeightFormat::nvfp4 ? 3 : 2; }  // of 2.3 and 4 KB
-constexpr int kSumBytes = kGroups * 2 * kSegments * 2 * 512;
+constexpr int kGroups = 2, kGroupThreads = kSegments * 32, kWarps = kGroups * kSegments, kThreads = kWarps * 32;
+constexpr int kTileSums = 128;                    // of a pair's tile and eight rows
+constexpr int kGroupSums = 2 * kSegments * 2 * kTileSums, kSumBytes = kGroups * kGroupSums * 4;
+constexpr int kMostStages = 8;
+constexpr uint32_t kFp8InputScale = 0x5D805D80u;  // 2^60, twice
 
 struct Part {
   const uint8_t* blocks;
@@ -27,6 +30,7 @@ struct Params {
   __nv_bfloat16* gated;
   Part parts[3];
   int rows, k, units, slices, pairs;  // pairs of tiles: of all parts (gated: of one)
+  int stages;                         // of a warp's ring
 };
 
 // Of pair `pair` of all parts: the part, and the pair's number in it.
@@ -36,71 +40,79 @@ __device__ __forceinline__ const Part& find_part(const Params& p, int& pair) {
   return p.parts[i];
 }
 
+// What a warp fetches: its segment of one pair after another, with a gate gate's and up's in turn, a unit a stage.
+template <WeightFormat kFormat, bool kGated>
+struct Stream {
+  const Params& p;
+  int slice, pair, stride, segment_first, segment_units;
+  const uint8_t* at;  // null: no more
+  int left, half = 0;
+
+  __device__ Stream(const Params& params, int slice_, int first_pair, int stride_, int first, int last) : p(params), slice(slice_), pair(first_pair), stride(stride_), segment_first(first), segment_units(last - first) {
+    at = run_at();
+    left = segment_units;
+  }
+  __device__ void fetch(uint8_t* stage, uint64_t* barrier, bool elected) {
+    if (at == nullptr) return;
+    if (elected) {
+      barrier_expect(barrier, pair_unit_bytes(kFormat));
+      bulk_load(stage, at, pair_unit_bytes(kFormat), barrier);
+    }
+    at += pair_unit_bytes(kFormat);
+    if (--left > 0) return;
+    if (kGated && half == 0) {
+      half = 1;
+    } else {
+      half = 0;
+      pair += stride;
+    }
+    at = run_at();
+    left = segment_units;
+  }
+
+ private:
+  __device__ const uint8_t* run_at() const {
+    if (pair >= p.pairs || segment_units == 0) return nullptr;
+    int number = pair;
+    const Part& part = kGated ? p.parts[half] : find_part(p, number);
+    return part.blocks + pair_offset(kFormat, slice, part.tiles, p.units, number) + int64_t{segment_first} * pair_unit_bytes(kFormat);
+  }
+};
+
 template <WeightFormat kFormat, bool kGated>
 __global__ void __launch_bounds__(kThreads, 1) narrow(const __grid_constant__ Params p) {
   extern __shared__ __align__(128) uint8_t shared[];
-  constexpr int kStages = num_stages(kFormat), kUnits = stage_units(kFormat), kStageBytes = kUnits * 2 * unit_bytes(kFormat), kHalves = kGated ? 2 : 1;
-  constexpr int kBuffers = kGated ? 1 : 2;  // of sums: the kernel that adds a pair may run ahead into the next
+  constexpr int kHalves = kGated ? 2 : 1, kUnitBytes = pair_unit_bytes(kFormat), kSteps = unit_steps(kFormat);
+  constexpr int kBuffers = kGated ? 1 : 2;  // of sums: the warps may run ahead into the next pair
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / kSegments, segment = warp % kSegments;
   const int slice = blockIdx.x % p.slices, slice_ctas = (gridDim.x - slice + p.slices - 1) / p.slices;
   const int first_pair = (blockIdx.x / p.slices) * kGroups + group, pair_stride = slice_ctas * kGroups;
   const int segment_first = segment_begin(p.units, segment), segment_last = segment_begin(p.units, segment + 1);
 
-  auto* const barriers = reinterpret_cast<uint64_t*>(shared) + warp * kStages;
-  float* const sums = reinterpret_cast<float*>(shared + 1024) + group * (2 * kSegments * 256);
-  uint8_t* const ring = shared + 1024 + kSumBytes + warp * (kStages * kStageBytes);
-  auto* const x_shared = reinterpret_cast<__nv_bfloat16*>(shared + 1024 + kSumBytes + kGroups * kSegments * kStages * kStageBytes);
+  uint64_t* const barriers = reinterpret_cast<uint64_t*>(shared) + warp * kMostStages;
+  float* const sums = reinterpret_cast<float*>(shared + 1024) + group * kGroupSums;
+  uint8_t* const ring = shared + 1024 + kSumBytes + warp * (p.stages * kUnitBytes);
+  auto* const x_shared = reinterpret_cast<__nv_bfloat16*>(shared + 1024 + kSumBytes + kWarps * p.stages * kUnitBytes);
   const int slice_inputs = p.units * unit_inputs(kFormat), x_stride = slice_inputs + 8;
 
   if (lane == 0) {
-    for (int s = 0; s < kStages; ++s) barrier_init(&barriers[s], 1);
+    for (int s = 0; s < p.stages; ++s) barrier_init(&barriers[s], 1);
     barrier_init_fence();
   }
   __syncwarp();
-
-  // What to fetch next, kept by lane 0: with a gate, gate's units and up's take turns.
-  int fetch_pair = segment_first < segment_last ? first_pair : p.pairs, fetch_unit = segment_first, fetch_half = 0;
-  const uint8_t* from[kHalves] = {};
-  const auto aim = [&] {
-    if (fetch_pair >= p.pairs) return;
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-      int pair = fetch_pair;
-      const Part& part = kGated ? p.parts[h] : find_part(p, pair);
-      from[h] = part.blocks + pair_offset(kFormat, slice, part.tiles, p.units, pair) + segment_first * 2 * unit_bytes(kFormat);
-    }
-  };
-  const auto issue = [&](int stage) {
-    if (fetch_pair >= p.pairs) return;
-    const uint32_t bytes = static_cast<uint32_t>(min(kUnits, segment_last - fetch_unit) * 2 * unit_bytes(kFormat));
-    barrier_expect(&barriers[stage], bytes);
-    bulk_load(ring + stage * kStageBytes, kGated && fetch_half ? from[kHalves - 1] : from[0], bytes, &barriers[stage]);
-    if (kGated && fetch_half == 0) {
-      fetch_half = 1;
-      return;
-    }
-    fetch_half = 0;
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) from[h] += kStageBytes;
-    fetch_unit += kUnits;
-    if (fetch_unit >= segment_last) {
-      fetch_unit = segment_first;
-      fetch_pair += pair_stride;
-      aim();
-    }
-  };
-  if (lane == 0) {
-    aim();
-#pragma unroll
-    for (int s = 0; s < kStages; ++s) issue(s);
-  }
+  Stream<kFormat, kGated> stream(p, slice, first_pair, pair_stride, segment_first, segment_last);
+  for (int s = 0; s < p.stages; ++s) stream.fetch(ring + s * kUnitBytes, &barriers[s], lane == 0);
   let_next_kernel_start();
   wait_for_earlier_kernels();
-  for (int i = threadIdx.x; i < p.rows * (slice_inputs / 8); i += kThreads) {
-    const int row = i / (slice_inputs / 8), col = i % (slice_inputs / 8) * 8, input = slice * slice_inputs + col;
-    const bool inside = input < p.k;  // k is a multiple of 8
-    const uint4 v = inside ? *reinterpret_cast<const uint4*>(p.x + int64_t{row} * p.k + input) : make_uint4(0, 0, 0, 0);
-    *reinterpret_cast<uint4*>(x_shared + row * x_stride + col) = v;
+  for (int row = 0, chunk = threadIdx.x, chunks = slice_inputs / 8;; chunk += kThreads) {
+    while (chunk >= chunks && row < p.rows) chunk -= chunks, ++row;
+    if (row >= p.rows) break;
+    const int input = slice * slice_inputs + chunk * 8;  // k is a multiple of 8
+    uint4 v = input < p.k ? *reinterpret_cast<const uint4*>(p.x + int64_t{row} * p.k + input) : make_uint4(0, 0, 0, 0);
+    if constexpr (kFormat == WeightFormat::fp8_block) {
+      v.x = multiply_bf16x2(v.x, kFp8InputScale), v.y = multiply_bf16x2(v.y, kFp8InputScale), v.z = multiply_bf16x2(v.z, kFp8InputScale), v.w = multiply_bf16x2(v.w, kFp8InputScale);
+    }
+    *reinterpret_cast<uint4*>(x_shared + row * x_stride + chunk * 8) = v;
   }
   __syncthreads();
 
@@ -108,66 +120,65 @@ __global__ void __launch_bounds__(kThreads, 1) narrow(const __grid_constant__ Pa
   const __nv_bfloat16* const x_lane = x_shared + min(lane % 8, p.rows - 1) * x_stride + lane / 8 * 8;
   int stage = 0, parity = 0, buffer = 0;
   for (int index = first_pair; index < p.pairs; index += pair_stride, buffer = (buffer + 1) % kBuffers) {
-    float* const mine = sums + buffer * (kSegments * 256);
+    float* const mine = sums + buffer * (kSegments * 2 * kTileSums);
     int pair = index;
     const Part& own = kGated ? p.parts[0] : find_part(p, pair);
-    float d[kHalves][2][4] = {};
-    for (int unit = segment_first; unit < segment_last; unit += kUnits) {
-#pragma unroll
-      for (int half = 0; half < kHalves; ++half) {
+#pragma unroll 1
+    for (int half = 0; half < kHalves; ++half) {
+      float d[2][4] = {};
+#pragma unroll 1
+      for (int unit = segment_first; unit < segment_last; ++unit) {
+        const __nv_bfloat16* const x = x_lane + unit * unit_inputs(kFormat);
+        float scale = 1.0f, unit_sum[2][4] = {};
+        if constexpr (kFormat == WeightFormat::fp8_block) {
+          // Both tiles lie within one row of scales.
+          scale = __ldg((half ? p.parts[1].scales : own.scales) + int64_t{pair / (64 / kTileOutputs)} * (p.slices * p.units) + slice * p.units + unit);
+        }
+        uint8_t* const block = ring + stage * kUnitBytes;
         barrier_wait(&barriers[stage], parity);
-        const uint8_t* const blocks = ring + stage * kStageBytes;
-        const auto multiply = [&](int u) {
-          float unit_sum[2][4] = {};
+        Piece<kFormat> pieces[kSteps];
 #pragma unroll
-          for (int part = 0; part < unit_inputs(kFormat) / 64; ++part) {
-            uint32_t a[2][4][4], b[2][4];
-            const __nv_bfloat16* x = x_lane + (unit + u) * unit_inputs(kFormat) + part * 64;
-            load_matrices(b[0], x);
-            load_matrices(b[1], x + 32);
-            load_fragments<kFormat>(blocks + u * 2 * unit_bytes(kFormat), part, lane, a[0]);
-            load_fragments<kFormat>(blocks + (u * 2 + 1) * unit_bytes(kFormat), part, lane, a[1]);
+        for (int s = 0; s < kSteps; ++s) pieces[s].load(block, s, lane);
+        uint32_t b[4];  // 32 inputs
 #pragma unroll
-            for (int k16 = 0; k16 < 4; ++k16) {
+        for (int s = 0; s < kSteps; ++s) {
+          constexpr int kK16 = Piece<kFormat>::kK16, kRun = kK16 == 1 ? 1 : 2;  // k16 unpacked at a time
 #pragma unroll
-              for (int t = 0; t < 2; ++t) mma_bf16(kFormat == WeightFormat::fp8_block ? unit_sum[t] : d[half][t], a[t][k16], b[k16 / 2][k16 % 2 * 2], b[k16 / 2][k16 % 2 * 2 + 1]);
+          for (int k = 0; k < kK16; k += kRun) {
+            const int input = (s * kK16 + k) * 16;
+            if (input % 32 == 0) load_matrices(b, x + input);
+            uint32_t a[2][2][4];
+            pieces[s].unpack(0, k, a[0]);
+            pieces[s].unpack(1, k, a[1]);
+#pragma unroll
+            for (int r = 0; r < kRun; ++r) {
+              const int in_b = (input % 32 / 16 + r) * 2;
+#pragma unroll
+              for (int t = 0; t < 2; ++t) mma_bf16(kFormat == WeightFormat::fp8_block ? unit_sum[t] : d[t], a[t][r], b[in_b], b[in_b + 1]);
             }
           }
-          if constexpr (kFormat == WeightFormat::fp8_block) {
-            // Both tiles lie within one row of scales.
-            const float scale = __ldg((half ? p.parts[1].scales : own.scales) + int64_t{pair / (64 / kTileOutputs)} * (p.slices * p.units) + slice * p.units + unit + u);
-#pragma unroll
-            for (int t = 0; t < 2; ++t) {
-#pragma unroll
-              for (int i = 0; i < 4; ++i) d[half][t][i] = fmaf(scale, unit_sum[t][i], d[half][t][i]);
-            }
-          }
-        };
-        if (unit + kUnits <= segment_last) {
-#pragma unroll
-          for (int u = 0; u < kUnits; ++u) multiply(u);
-        } else {
-          for (int u = 0; u < segment_last - unit; ++u) multiply(u);
         }
         __syncwarp();
-        if (lane == 0) issue(stage);
-        if (++stage == kStages) stage = 0, parity ^= 1;
-      }
-    }
+        stream.fetch(block, &barriers[stage], lane == 0);
+        if (++stage == p.stages) stage = 0, parity ^= 1;
+        if constexpr (kFormat == WeightFormat::fp8_block) {
 #pragma unroll
-    for (int half = 0; half < kHalves; ++half) {
+          for (int t = 0; t < 2; ++t) {
 #pragma unroll
-      for (int t = 0; t < 2; ++t) {
-        *reinterpret_cast<float4*>(mine + ((half * 2 + t) * kSegments + segment) * 128 + lane * 4) = make_float4(d[half][t][0], d[half][t][1], d[half][t][2], d[half][t][3]);
+            for (int i = 0; i < 4; ++i) d[t][i] = fmaf(scale, unit_sum[t][i], d[t][i]);
+          }
+        }
       }
+#pragma unroll
+      for (int t = 0; t < 2; ++t) *reinterpret_cast<float4*>(mine + ((half * kSegments + segment) * 2 + t) * kTileSums + lane * 4) = make_float4(d[t][0], d[t][1], d[t][2], d[t][3]);
     }
     named_barrier<kGroupThreads>(1 + group);
-    const int i = static_cast<int>(threadIdx.x % 128), tile = static_cast<int>(threadIdx.x % kGroupThreads) / 128;
+    const int i = static_cast<int>(threadIdx.x % kTileSums), tile = static_cast<int>(threadIdx.x % kGroupThreads) / kTileSums;
     const auto add = [&](int half) {
-      const float* s = mine + (half * 2 + tile) * (kSegments * 128) + i;
+      const float* s = mine + (half * kSegments * 2 + tile) * kTileSums + i;
       float total = s[0];
 #pragma unroll
-      for (int w = 1; w < kSegments; ++w) total += s[w * 128];
+      for (int w = 1; w < kSegments; ++w) total += s[w * 2 * kTileSums];
       return total;
     };
     const int row = (i / 4) % 4 * 2 + i % 2, column = (pair * 2 + tile) * kTileOutputs + i / 16 + (i % 4 / 2) * 8;
@@ -182,28 +193,26 @@ __global__ void __launch_bounds__(kThreads, 1) narrow(const __grid_constant__ Pa
   }
 }
 
-template <WeightFormat kFormat>
-size_t shared_bytes(int slice_inputs, int rows) {
-  return 1024 + kSumBytes + kGroups * kSegments * num_stages(kFormat) * 2 * stage_units(kFormat) * unit_bytes(kFormat) + size_t(rows) * (slice_inputs + 8) * 2;
-}
-
 template <WeightFormat kFormat, bool kGated>
-void run(const Params& p, cudaStream_t stream) {
+void run(Params p, cudaStream_t stream) {
+  constexpr size_t kMostShared = 232448 - 1024;
   static const int ctas = [] {
     int device = 0, count = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-    cudaFuncSetAttribute(narrow<kFormat, kGated>, cudaFuncAttributeMaxDynamicSharedMemorySize, 232448 - 1024);
+    cudaFuncSetAttribute(narrow<kFormat, kGated>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostShared);
     return count;
   }();
-  launch(narrow<kFormat, kGated>, dim3(ctas), dim3(kThreads), shared_bytes<kFormat>(p.units * unit_inputs(kFormat), p.rows), stream, p);
+  const size_t fixed = 1024 + kSumBytes + size_t(p.rows) * (p.units * unit_inputs(kFormat) + 8) * 2, stage_bytes = kWarps * pair_unit_bytes(kFormat);
+  p.stages = static_cast<int>(std::min<size_t>(kMostStages, (kMostShared - fixed) / stage_bytes));
+  launch(narrow<kFormat, kGated>, dim3(ctas), dim3(kThreads), fixed + p.stages * stage_bytes, stream, p);
 }
 }  // namespace
 
 void linear_narrow(const LinearCall& call, cudaStream_t stream) {
   const PackedWeight& first = call.targets[0].weight;
   Params p{.x = static_cast<const __nv_bfloat16*>(call.x), .gated = static_cast<__nv_bfloat16*>(call.gated), .parts = {}, .rows = call.rows,
-           .k = first.k, .units = first.units, .slices = first.slices, .pairs = 0};
+           .k = first.k, .units = first.units, .slices = first.slices, .pairs = 0, .stages = 0};
   for (int i = 0; i < call.num_targets; ++i) {
     const Target& t = call.targets[i];
     p.parts[i] = {t.weight.blocks, t.weight.scales, t.out, t.slice_stride, t.weight.factor, t.weight.n, t.weight.tiles};

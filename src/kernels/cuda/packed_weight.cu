@@ -28,12 +28,21 @@ __device__ uint32_t scale_code(uint32_t e4m3) {
 __device__ int fragment_row(int lane, int i) { return lane / 4 + (i / 2 % 2) * 8; }
 __device__ int fragment_input(int lane, int i) { return lane % 4 * 2 + i % 2 + (i / 4) * 8; }
 
+// The place of code i (of 4: a0.lo a0.hi a1.lo a1.hi, or of a2 and a3) in a lane's word, each half of which holds a code of either register. The first
+// register's lie where a bf16 has them (sign 15, exponent and mantissa 10..4); the second's: sign 11, the mantissa and lowest exponent bit 3..0, the rest 14..12.
+__device__ uint32_t place_fp8(uint32_t code, int i) {
+  const uint32_t sign = code >> 7, magnitude = code & 0x7f;
+  const uint32_t half = i / 2 == 0 ? sign << 15 | magnitude << 4 : sign << 11 | (magnitude & 15) | (magnitude >> 4) << 12;
+  return half << (i % 2 * 16);
+}
+
 // One block per (unit, tile, slice), 32 threads: a lane each.
 template <WeightFormat kFormat>
 __global__ void pack(PackedWeight w, const uint8_t* codes, const uint8_t* block_scales, uint8_t* blocks) {
   const int unit = blockIdx.x, slice = blockIdx.z, lane = threadIdx.x;
   for (int tile = blockIdx.y; tile < w.tiles; tile += gridDim.y) {
-    uint8_t* out = blocks + pair_offset(kFormat, slice, w.tiles, w.units, tile / 2) + (unit * 2 + tile % 2) * unit_bytes(kFormat);
+    uint8_t* const pair = blocks + pair_offset(kFormat, slice, w.tiles, w.units, tile / 2) + int64_t{unit} * pair_unit_bytes(kFormat);
+    uint8_t* const out = pair + tile % 2 * tile_bytes(kFormat);
     const int first_row = tile * kTileOutputs, first_input = (slice * w.units + unit) * unit_inputs(kFormat);
     const auto inside = [&](int row, int input) { return first_row + row < w.n && first_input + input < w.k; };
     const auto index = [&](int row, int input) { return int64_t{first_row + row} * w.k + first_input + input; };
@@ -41,7 +50,7 @@ __global__ void pack(PackedWeight w, const uint8_t* codes, const uint8_t* block_
       const auto scale_at = [&](int row, int block) -> uint32_t {
         return inside(row, block * 16) ? block_scales[int64_t{first_row + row} * (w.k / 16) + first_input / 16 + block] : 0;
       };
-      for (int k16 = 0; k16 < 4; ++k16) {
+      for (int k16 = 0; k16 < 8; ++k16) {
         uint32_t word = 0;
         for (int i = 0; i < 8; ++i) {
           const int row = fragment_row(lane, i), input = k16 * 16 + fragment_input(lane, i);
@@ -49,17 +58,21 @@ __global__ void pack(PackedWeight w, const uint8_t* codes, const uint8_t* block_
           const int64_t at = index(row, input);
           word |= place_code(codes[at / 2] >> (at % 2 * 4) & 15, i);
         }
-        reinterpret_cast<uint32_t*>(out)[lane * 4 + k16] = word;
+        reinterpret_cast<uint32_t*>(out)[(k16 / 4 * 32 + lane) * 4 + k16 % 4] = word;
       }
       if (lane < 16) {
         const int g = lane % 8, high = lane / 8;
-        for (int k16 = 0; k16 < 4; ++k16) out[512 + g * 8 + k16 * 2 + high] = static_cast<uint8_t>(scale_code(scale_at(g + high * 8, k16)));
+        for (int k16 = 0; k16 < 8; ++k16) pair[kScalesAt + (k16 / 4 * 8 + g) * 16 + tile % 2 * 8 + k16 % 4 * 2 + high] = static_cast<uint8_t>(scale_code(scale_at(g + high * 8, k16)));
       }
     } else if constexpr (kFormat == WeightFormat::fp8_block) {
       for (int k16 = 0; k16 < 8; ++k16) {
-        for (int i = 0; i < 8; ++i) {
-          const int row = fragment_row(lane, i), input = k16 * 16 + fragment_input(lane, i);
-          out[((k16 / 2) * 32 + lane) * 16 + k16 % 2 * 8 + i] = inside(row, input) ? codes[index(row, input)] : 0;
+        for (int word = 0; word < 2; ++word) {
+          uint32_t bits = 0;
+          for (int i = 0; i < 4; ++i) {
+            const int row = fragment_row(lane, word * 4 + i), input = k16 * 16 + fragment_input(lane, word * 4 + i);
+            if (inside(row, input)) bits |= place_fp8(codes[index(row, input)], i);
+          }
+          reinterpret_cast<uint32_t*>(out)[((k16 / 2) * 32 + lane) * 4 + k16 % 2 * 2 + word] = bits;
         }
       }
     } else {
@@ -73,14 +86,6 @@ __global__ void pack(PackedWeight w, const uint8_t* codes, const uint8_t* block_
   }
 }
 }  // namespace
-
-int choose_slices(WeightFormat format, int64_t n, int64_t k) {
-  // A CTA of the wide kernel covers 128 outputs; slices keep at least 1024 inputs.
-  const int64_t ctas = (n + 127) / 128, units = (k + unit_inputs(format) - 1) / unit_inputs(format);
-  int slices = 1;
-  while (slices < 4 && ctas * slices * 2 <= 140 && k / (slices * 2) >= 1024 && units % (slices * 2) == 0) slices *= 2;
-  return slices;
-}
 
 void pack_weight(const PackedWeight& w, const void* codes, const void* block_scales, uint8_t* blocks, cudaStream_t stream) {
   const dim3 grid(w.units, std::min(w.tiles, 65535), w.slices);

@@ -28,38 +28,39 @@ __device__ __forceinline__ void unpack_nvfp4_two(uint32_t word0, uint32_t word1,
   unpack_nvfp4(word1, __high2bfloat162(g), __high2bfloat162(g8), a1);
 }
 
-// E4M3 bits at a bf16's 15 and 10..4 read as the value times 2^-120.
-__device__ __forceinline__ void unpack_fp8(uint32_t codes01, uint32_t codes23, uint32_t (&a)[4]) {
-  constexpr uint32_t kTo120 = 0x7B807B80u;  // 2^120
-  const auto expand = [](uint32_t in_high_bytes) { return multiply_bf16x2((in_high_bytes & 0x80008000u) | ((in_high_bytes >> 4) & 0x07F007F0u), kTo120); };
-  // Codes 0 1 2 3 are a0.lo a0.hi a1.lo a1.hi; each goes to the high byte of its half.
-  a[0] = expand(__byte_perm(codes01, 0, 0x1404));
-  a[1] = expand(__byte_perm(codes01, 0, 0x3424));
-  a[2] = expand(__byte_perm(codes23, 0, 0x1404));
-  a[3] = expand(__byte_perm(codes23, 0, 0x3424));
+// E4M3 bits at a bf16's 15 and 10..4 read as the value times 2^-120, subnormals included; PackedWeight::factor takes that back, and kFp8InputScale keeps the
+// sums in the middle of f32's range. A word holds two registers (packed_weight.cu, place_fp8).
+__device__ __forceinline__ void unpack_fp8(uint32_t word, uint32_t& first, uint32_t& second) {
+  first = word & 0x87F087F0u;
+  second = ((word << 4) & 0x80F080F0u) | ((word >> 4) & 0x07000700u);
 }
 
-// A lane's fragments of 64 inputs: half `half` of an FP8 unit, or a whole unit.
+// What a lane holds of one step of both tiles of a pair: 16 inputs of BF16, 32 of FP8, 64 of NVFP4.
 template <WeightFormat kFormat>
-__device__ __forceinline__ void load_fragments(const uint8_t* unit, int half, int lane, uint32_t (&a)[4][4]) {
-  if constexpr (kFormat == WeightFormat::bf16) {
+struct Piece {
+  static constexpr int kK16 = kFormat == WeightFormat::bf16 ? 1 : kFormat == WeightFormat::fp8_block ? 2 : 4;
+  uint4 tile[2], scales;
+
+  // Step `step` of a unit of a pair.
+  __device__ __forceinline__ void load(const uint8_t* unit, int step, int lane) {
 #pragma unroll
-    for (int k16 = 0; k16 < 4; ++k16) {
-      const uint4 v = reinterpret_cast<const uint4*>(unit)[k16 * 32 + lane];
-      a[k16][0] = v.x, a[k16][1] = v.y, a[k16][2] = v.z, a[k16][3] = v.w;
-    }
-  } else if constexpr (kFormat == WeightFormat::fp8_block) {
-#pragma unroll
-    for (int k32 = 0; k32 < 2; ++k32) {
-      const uint4 v = reinterpret_cast<const uint4*>(unit)[(half * 2 + k32) * 32 + lane];
-      unpack_fp8(v.x, v.y, a[k32 * 2]);
-      unpack_fp8(v.z, v.w, a[k32 * 2 + 1]);
-    }
-  } else {
-    const uint4 v = reinterpret_cast<const uint4*>(unit)[lane];
-    const uint2 s = reinterpret_cast<const uint2*>(unit + 512)[lane / 4];
-    unpack_nvfp4_two(v.x, v.y, s.x, a[0], a[1]);
-    unpack_nvfp4_two(v.z, v.w, s.y, a[2], a[3]);
+    for (int t = 0; t < 2; ++t) tile[t] = *reinterpret_cast<const uint4*>(unit + t * tile_bytes(kFormat) + step * 512 + lane * 16);
+    if constexpr (kFormat == WeightFormat::nvfp4) scales = *reinterpret_cast<const uint4*>(unit + kScalesAt + step * 128 + lane / 4 * 16);
   }
-}
+  // The registers of k16 number `k` and k + 1 (BF16: of k alone) of tile t.
+  __device__ __forceinline__ void unpack(int t, int k, uint32_t (&a)[2][4]) const {
+    const uint4 v = tile[t];
+    if constexpr (kFormat == WeightFormat::bf16) {
+      a[0][0] = v.x, a[0][1] = v.y, a[0][2] = v.z, a[0][3] = v.w;
+    } else if constexpr (kFormat == WeightFormat::fp8_block) {
+      unpack_fp8(v.x, a[0][0], a[0][1]);
+      unpack_fp8(v.y, a[0][2], a[0][3]);
+      unpack_fp8(v.z, a[1][0], a[1][1]);
+      unpack_fp8(v.w, a[1][2], a[1][3]);
+    } else {
+      unpack_nvfp4_two(k == 0 ? v.x : v.z, k == 0 ? v.y : v.w, t == 0 ? (k == 0 ? scales.x : scales.y) : (k == 0 ? scales.z : scales.w), a[0], a[1]);
+    }
+  }
+};
+constexpr int unit_steps(WeightFormat f) { return f == WeightFormat::nvfp4 ? 2 : 4; }
 }  // namespace nibble::cuda
