@@ -15,6 +15,7 @@
 #include "kernels/gelu_gate.h"
 #include "kernels/linear.h"
 #include "kernels/media_embed.h"
+#include "kernels/quantize_weights.h"
 #include "kernels/rms_norm.h"
 
 namespace nibble {
@@ -105,6 +106,14 @@ class Backend {
   virtual void patch_norm(const PatchNormArgs&) { NB_ASSERT(false, "this backend takes no media"); }
   virtual void patch_position(const PatchPositionArgs&) { NB_ASSERT(false, "this backend takes no media"); }
   virtual void frame_norm(const FrameNormArgs&) { NB_ASSERT(false, "this backend takes no media"); }
+
+  // Largest |x| of each row of the backend's tensor x [rows, ...], bf16 or f32 (f32 on the host alone), to the host: what calibration sees.
+  virtual void row_amax(const Tensor& /*x*/, float* /*largest*/) { NB_ASSERT(false, "this backend does not calibrate"); }
+
+  // The weight quantizers of kernels/quantize_weights.h, host tensors in and out, the same bytes as the cpu:: ones, where quantizes() says that they are there.
+  virtual bool quantizes() const { return false; }
+  virtual QuantError quantize_nvfp4(const QuantizeNvfp4Args&) { NB_ASSERT(false, "this backend does not quantize"); }
+  virtual QuantError quantize_fp8(const QuantizeFp8Args&) { NB_ASSERT(false, "this backend does not quantize"); }
 
   // Copies between host memory and the backend's tensors; they return when the bytes are there.
   virtual void upload(const void* from, const Tensor& to) = 0;

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/number_formats.h"
 #include "base/rng.h"
+#include "base/thread_pool.h"
 #include "kernels/backend.h"
 
 namespace nibble {
@@ -304,6 +305,53 @@ TEST(TwinCandidates, TheBestOfEditedRowsAreTheSame) {
       }
     }
   }
+}
+
+// Codes, scales and sums of errors, byte for byte: odd sizes, zero blocks, ties, huge and tiny weights.
+TEST(TwinQuantizer, SameBytesAndSums) {
+  NB_TWINS(twins);
+  Random random{91};
+  ThreadPool threads(2);
+  for (const auto& [rows, cols, scale] : {std::tuple<int64_t, int64_t, float>{3, 16, 1.0f}, {130, 272, 0.05f}, {257, 3840, 0.02f}, {1300, 15360, 0.02f}, {64, 64, 1e-36f}, {64, 64, 1e15f}}) {
+    std::vector<bf16> w(static_cast<size_t>(rows * cols));
+    for (size_t i = 0; i < w.size(); ++i) {
+      float v = random.symmetric() + random.symmetric() + random.symmetric();
+      if (i / 16 % 7 == 1) v = std::round(v * 8) / 8;  // ties
+      if (i / 16 % 11 == 3) v = v * v * v * v;         // a few large ones
+      w[i] = to_bf16(i / 16 % 13 == 5 ? 0.0f : v * scale);
+    }
+    const Tensor weight{w.data(), DType::bf16, {rows, cols}};
+    const float amax = cpu::largest_magnitude(weight, threads);
+    for (const ScaleSearch search : {ScaleSearch::max, ScaleSearch::mse}) {
+      std::vector<uint8_t> codes[2], scales[2];
+      QuantError errors[2];
+      for (const bool fp8 : {false, true}) {
+        for (int side = 0; side < 2; ++side) {
+          const int64_t block_rows = (rows + 127) / 128, block_cols = (cols + 127) / 128;
+          codes[side].assign(static_cast<size_t>(fp8 ? rows * cols : rows * cols / 2), 0xee);
+          scales[side].assign(static_cast<size_t>(fp8 ? block_rows * block_cols * 4 : rows * cols / 16), 0xee);
+          const QuantizeNvfp4Args four{weight, amax, search, {codes[side].data(), DType::u8, {rows, cols / 2}}, {scales[side].data(), DType::e4m3, {rows, cols / 16}}};
+          const QuantizeFp8Args eight{weight, search, {codes[side].data(), DType::e4m3, {rows, cols}}, {scales[side].data(), DType::f32, {block_rows, 1, block_cols, 1}}};
+          if (side == 0) errors[side] = fp8 ? cpu::quantize_fp8(eight, threads) : cpu::quantize_nvfp4(four, threads);
+          if (side == 1) errors[side] = fp8 ? twins.cuda->quantize_fp8(eight) : twins.cuda->quantize_nvfp4(four);
+        }
+        const auto what = ::testing::Message() << rows << " x " << cols << " " << (fp8 ? "fp8" : "nvfp4") << (search == ScaleSearch::mse ? " mse" : " max");
+        EXPECT_EQ(codes[0], codes[1]) << what;
+        EXPECT_EQ(scales[0], scales[1]) << what;
+        EXPECT_EQ(std::memcmp(&errors[0], &errors[1], sizeof(QuantError)), 0) << what;
+      }
+    }
+  }
+}
+
+TEST(TwinRowAmax, IsExact) {
+  NB_TWINS(twins);
+  Random random{92};
+  const auto x = random.halves(300 * 777);
+  std::vector<float> want(300), got(300);
+  twins.cpu->row_amax(put(*twins.cpu, x, {300, 777}), want.data());
+  twins.cuda->row_amax(put(*twins.cuda, x, {300, 777}), got.data());
+  EXPECT_EQ(want, got);
 }
 }  // namespace
 }  // namespace nibble

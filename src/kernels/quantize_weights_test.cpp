@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -82,7 +83,7 @@ TEST(QuantizeNvfp4, SkippingSearchAndFastEncoderEqualThePlainOnes) {
     const float amax = std::max(largest, trial % 2 ? 3.5f : largest);
     if (amax == 0) continue;
     float candidates[127] = {};
-    for (int c = 1; c <= 126; ++c) candidates[c] = (to_float(e4m3{static_cast<uint8_t>(c)}) / 448.0f) * amax / 6.0f;
+    for (int c = 1; c <= 126; ++c) candidates[c] = nvfp4_candidate(to_float(e4m3{static_cast<uint8_t>(c)}), amax);
     const uint8_t code = cpu::search_nvfp4_scale_plain(w.data(), amax);
     ASSERT_EQ(cpu::avx512::search_nvfp4_scale(w.data(), amax, candidates), code) << trial;
     uint8_t codes[8];
@@ -100,6 +101,20 @@ TEST(QuantizeFp8, BlockOfAmaxOne) {
   cpu::quantize_fp8({{w.data(), DType::bf16, {1, 4}}, ScaleSearch::max, {codes.data(), DType::e4m3, {1, 4}}, {&scale, DType::f32, {1, 1, 1, 1}}}, threads);
   EXPECT_EQ(scale, kReciprocal448);
   EXPECT_EQ(codes, (std::vector<uint8_t>{0x7e, 0x76, 0xf0, 0x00}));
+}
+TEST(RowAmax, MagnitudesOfBothTypesAndNanStays) {
+  ThreadPool threads(2);
+  float x[2][3] = {{1.5f, -2.0f, 0.0f}, {-0.0f, 0.0f, 0.25f}}, found[2];
+  cpu::row_amax({x, DType::f32, {2, 3}}, found, threads);
+  EXPECT_EQ(found[0], 2.0f);
+  EXPECT_EQ(found[1], 0.25f);
+  std::vector<uint16_t> y = row_of({-3.0f, 1.0f, 0.5f, -0.5f});
+  cpu::row_amax({y.data(), DType::bf16, {2, 2}}, found, threads);
+  EXPECT_EQ(found[0], 3.0f);
+  EXPECT_EQ(found[1], 0.5f);
+  x[0][2] = NAN;
+  cpu::row_amax({x, DType::f32, {2, 3}}, found, threads);
+  EXPECT_TRUE(std::isnan(found[0]));
 }
 }  // namespace
 }  // namespace nibble

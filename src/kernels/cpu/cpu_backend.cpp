@@ -63,6 +63,7 @@ class CpuBackend final : public Backend {
   void patch_norm(const PatchNormArgs& args) override { cpu::patch_norm(args, threads_); }
   void patch_position(const PatchPositionArgs& args) override { cpu::patch_position(args, threads_); }
   void frame_norm(const FrameNormArgs& args) override { cpu::frame_norm(args); }
+  void row_amax(const Tensor& x, float* largest) override { cpu::row_amax(x, largest, threads_); }
   void upload(const void* from, const Tensor& to) override { std::memcpy(to.data, from, static_cast<size_t>(to.bytes())); }
   void download(const Tensor& from, void* to) override { std::memcpy(to, from.data, static_cast<size_t>(from.bytes())); }
 

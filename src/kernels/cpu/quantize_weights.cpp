@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <vector>
 
@@ -44,10 +45,7 @@ QuantError sum_of_parts(int64_t num_parts, ThreadPool& threads, const Body& body
   return total;
 }
 
-float candidate(uint8_t code, float tensor_amax) {
-  const float s = (to_float(e4m3{code}) / 448.0f) * tensor_amax / 6.0f;
-  return s == 0.0f ? 1.0f : s;
-}
+float candidate(uint8_t code, float tensor_amax) { return nvfp4_candidate(to_float(e4m3{code}), tensor_amax); }
 
 // Lane i + lane i + 8, then 4, 2, 1.
 double tree_sum(double* terms) {
@@ -149,6 +147,21 @@ float largest_magnitude(const Tensor& weight, ThreadPool& threads) {
   return value(static_cast<uint16_t>(largest.load()));
 }
 
+void row_amax(const Tensor& x, float* largest, ThreadPool& threads) {
+  NB_ASSERT(x.dtype == DType::bf16 || x.dtype == DType::f32, "bf16 or f32");
+  const int64_t rows = x.shape[0], cols = rows > 0 ? x.count() / rows : 0;
+  threads.run(rows, [&](int64_t row) {
+    if (x.dtype == DType::bf16) {
+      largest[row] = value(static_cast<uint16_t>(largest_bits(x.as<uint16_t>() + row * cols, cols)));
+    } else {
+      const uint32_t* const from = x.as<uint32_t>() + row * cols;
+      uint32_t most = 0;  // as integers magnitudes are ordered the same way, and NaN is the largest
+      for (int64_t i = 0; i < cols; ++i) most = std::max(most, from[i] & 0x7fffffffu);
+      largest[row] = std::bit_cast<float>(most);
+    }
+  });
+}
+
 float nvfp4_tensor_scale(float tensor_amax) { return tensor_amax == 0.0f ? 1.0f : tensor_amax * kReciprocal2688; }
 
 uint8_t search_nvfp4_scale_plain(const uint16_t* block, float tensor_amax) {
@@ -204,13 +217,15 @@ QuantError quantize_nvfp4(const QuantizeNvfp4Args& args, ThreadPool& threads) {
         encode(block, max_scale, other);
         sum.max_error_sq += block_error(block, max_scale, other);
       }
+      double weight_sq = 0;  // sums go block by block, so that a device can make them in the same order
       for (int i = 0; i < kNvfp4Block; ++i) {
         const double w = static_cast<double>(value(block[i]));
-        sum.weight_sq += w * w;
+        weight_sq += w * w;
         const int magnitude = codes[i / 2] >> (i % 2 * 4) & 7;
         sum.zeros += magnitude == 0;
         sum.saturated += magnitude == 7 && std::fabs(value(block[i])) > 6.0f * scale;
       }
+      sum.weight_sq += weight_sq;
     }
     return sum;
   });
@@ -238,16 +253,18 @@ QuantError quantize_fp8(const QuantizeFp8Args& args, ThreadPool& threads) {
     args.scales.as<float>()[part] = scale;
     QuantError sum{.blocks = 1, .moved_blocks = scale != by_max};
     for (int64_t r = 0; r < block.rows; ++r) {
+      QuantError in_row;
       for (int64_t c = 0; c < block.cols; ++c) {
         const float w = block.w[static_cast<size_t>(r * block.cols + c)], t = w / scale;
         const e4m3 code = to_e4m3(t);
         args.codes.as<uint8_t>()[(r0 + r) * cols + c0 + c] = code.bits;
-        sum.weight_sq += static_cast<double>(w) * static_cast<double>(w);
-        sum.error_sq += square_of_difference(w, to_float(code) * scale);
-        sum.max_error_sq += square_of_difference(w, scale == by_max ? to_float(code) * scale : round_e4m3(w / by_max) * by_max);
-        sum.zeros += (code.bits & 0x7f) == 0;
-        sum.saturated += std::fabs(t) > 448.0f;
+        in_row.weight_sq += static_cast<double>(w) * static_cast<double>(w);
+        in_row.error_sq += square_of_difference(w, to_float(code) * scale);
+        in_row.max_error_sq += square_of_difference(w, scale == by_max ? to_float(code) * scale : round_e4m3(w / by_max) * by_max);
+        in_row.zeros += (code.bits & 0x7f) == 0;
+        in_row.saturated += std::fabs(t) > 448.0f;
       }
+      sum.add(in_row);
     }
     return sum;
   });
