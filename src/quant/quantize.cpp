@@ -1,9 +1,9 @@
 #include "quant/quantize.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <set>
 
@@ -11,20 +11,28 @@
 #include "base/error.h"
 #include "base/file_io.h"
 #include "base/hash.h"
+#include "base/number_formats.h"
 #include "base/thread_pool.h"
 #include "formats/model_config.h"
 #include "formats/quant_config.h"
 #include "formats/safetensors.h"
-#include "kernels/linear.h"
+#include "kernels/backend.h"
 #include "model/weight_names.h"
 #include "model/weights.h"
+#include "quant/forget_pages.h"
 #include "quant/journal.h"
 #include "quant/shard_writer.h"
 
 namespace nibble {
 namespace {
 namespace fs = std::filesystem;
-constexpr int64_t kSyncBytes = int64_t{1} << 30;  // written between two entries in the journal: what a crash can cost
+// linspace(0.25, 4, 39) in f32, from the nearer end.
+const std::array<float, 39> kAmaxMultipliers = [] {
+  std::array<float, 39> m{};
+  const float step = (4.0f - 0.25f) / 38.0f;
+  for (int i = 0; i < 39; ++i) m[static_cast<size_t>(i)] = i < 19 ? 0.25f + step * static_cast<float>(i) : 4.0f - step * static_cast<float>(38 - i);
+  return m;
+}();
 
 enum class Form { copy, nvfp4, fp8 };
 
@@ -93,7 +101,7 @@ std::vector<PlannedTensor> outputs_of(const Unit& unit) {
 
 // Everything that decides the output: equal fingerprints may share a partial folder.
 std::string fingerprint(const QuantizeOptions& options, const std::vector<Unit>& units, const std::string& config_json) {
-  std::string text = fmt::format("{} {} {} {} {} {} {}\n{}\n", static_cast<int>(options.recipe), static_cast<int>(options.search), options.kv_cache_fp8, options.reexport_names, options.max_shard_bytes, options.version, fs::canonical(options.source).string(), config_json);
+  std::string text = fmt::format("{} {} {} {} {} {} {} {}\n{}\n", static_cast<int>(options.recipe), static_cast<int>(options.search), options.tensor_search, options.kv_cache_fp8, options.reexport_names, options.max_shard_bytes, options.version, fs::canonical(options.source).string(), config_json);
   for (const Unit& unit : units) text += fmt::format("{} {} {}\n", unit.source_name, unit.tensor.bytes(), static_cast<int>(unit.form));
   for (const auto& [name, scale] : options.scales) text += fmt::format("{} {:a}\n", name, scale);
   text += describe_weight_files(options.source);
@@ -103,7 +111,8 @@ std::string fingerprint(const QuantizeOptions& options, const std::vector<Unit>&
 
 class Worker {
  public:
-  Worker(const std::vector<Unit>& units, ScaleSearch search, ShardWriter& writer, int threads) : search_(search), writer_(writer), threads_(threads) {
+  Worker(const std::vector<Unit>& units, const QuantizeOptions& options, ShardWriter& writer)
+      : search_(options.search), tensor_search_(options.tensor_search), device_(options.device && options.device->quantizes() ? options.device : nullptr), writer_(writer), threads_(options.threads) {
     for (const Unit& unit : units) by_name_[unit.name] = &unit;
   }
 
@@ -112,29 +121,38 @@ class Worker {
     if (unit.form == Form::copy) {
       writer_.write(unit.name, unit.tensor.data, unit.tensor.bytes());
     } else {
+      const float amax = tensor_amax(unit);
       const auto planned = outputs_of(unit);
       codes_.resize(static_cast<size_t>(planned[0].bytes()));
       scales_.resize(static_cast<size_t>(planned[1].bytes() + 3) / 4);  // floats: aligned for either kind of scale
       const Tensor codes{codes_.data(), planned[0].dtype, planned[0].shape}, scales{scales_.data(), planned[1].dtype, planned[1].shape};
-      const float amax = tensor_amax(unit);
       if (unit.form == Form::nvfp4) {
-        error = cpu::quantize_nvfp4({unit.tensor, amax, search_, codes, scales}, threads_);
+        const double max_error_sq = tensor_search_ ? quantize_nvfp4(unit, largest(unit)).error_sq : 0;
+        error = quantize_nvfp4(unit, amax);
+        if (tensor_search_) error.max_error_sq = max_error_sq;
         const float s2 = cpu::nvfp4_tensor_scale(amax);
         writer_.write(planned[2].name, &s2, sizeof s2);
       } else {
-        error = cpu::quantize_fp8({unit.tensor, search_, codes, scales}, threads_);
+        const QuantizeFp8Args args{unit.tensor, search_, codes, scales};
+        error = device_ ? device_->quantize_fp8(args) : cpu::quantize_fp8(args, threads_);
       }
       writer_.write(planned[0].name, codes_.data(), codes.bytes());
       writer_.write(planned[1].name, scales_.data(), scales.bytes());
     }
-    // The source's pages are not needed again (gate_proj's may be read twice); they would count as ours.
-    const auto begin = (reinterpret_cast<uintptr_t>(unit.tensor.data) + 4095) & ~uintptr_t{4095};
-    const auto end = (reinterpret_cast<uintptr_t>(unit.tensor.data) + static_cast<uintptr_t>(unit.tensor.bytes())) & ~uintptr_t{4095};
-    if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+    forget_pages(unit.tensor);  // gate_proj's may be read twice
     return error;
   }
 
  private:
+  // Into codes_ and scales_.
+  QuantError quantize_nvfp4(const Unit& unit, float amax) {
+    const auto planned = outputs_of(unit);
+    codes_.resize(static_cast<size_t>(planned[0].bytes()));
+    scales_.resize(static_cast<size_t>(planned[1].bytes() + 3) / 4);
+    const QuantizeNvfp4Args args{unit.tensor, amax, search_, {codes_.data(), planned[0].dtype, planned[0].shape}, {scales_.data(), planned[1].dtype, planned[1].shape}};
+    return device_ ? device_->quantize_nvfp4(args) : cpu::quantize_nvfp4(args, threads_);
+  }
+
   // gate_proj and up_proj share one maximum under NVFP4.
   float tensor_amax(const Unit& unit) {
     float amax = own_amax(unit);
@@ -151,14 +169,28 @@ class Worker {
   float own_amax(const Unit& unit) {
     const auto at = amax_.find(unit.name);
     if (at != amax_.end()) return at->second;
+    float amax = largest(unit);
+    if (tensor_search_ && unit.form == Form::nvfp4 && amax > 0) {
+      double least = INFINITY;
+      const float whole = amax;
+      for (const float m : kAmaxMultipliers) {
+        // The reference searches with the product and keeps it rounded.
+        if (const double error_sq = quantize_nvfp4(unit, whole * m).error_sq; error_sq < least) least = error_sq, amax = to_float(to_bf16(whole * m));
+      }
+    }
+    return amax_[unit.name] = amax;
+  }
+  float largest(const Unit& unit) {
     try {
-      return amax_[unit.name] = cpu::largest_magnitude(unit.tensor, threads_);
+      return cpu::largest_magnitude(unit.tensor, threads_);
     } catch (const Error& error) {
       raise(error.code, "{}: {}", unit.source_name, error.message);
     }
   }
 
   ScaleSearch search_;
+  bool tensor_search_;
+  Backend* device_;
   ShardWriter& writer_;
   ThreadPool threads_;
   std::map<std::string, const Unit*> by_name_;
@@ -260,7 +292,7 @@ QuantizeReport quantize_checkpoint(const QuantizeOptions& given) {
   writer.open();
   for (const auto& [name, scale] : options.scales) writer.write(name, &scale, sizeof scale);
 
-  Worker worker(units, options.search, writer, options.threads);
+  Worker worker(units, options, writer);
   int64_t done = 0, unsynced = 0;
   const auto settle = [&] {
     writer.sync();
@@ -286,7 +318,7 @@ QuantizeReport quantize_checkpoint(const QuantizeOptions& given) {
       }
       journal.add(unit.name, error);
       unsynced += unit.tensor.bytes();
-      if (unsynced >= kSyncBytes) settle();
+      if (unsynced >= options.sync_bytes) settle();
     }
     if (unit.form != Form::copy) report.matrices.push_back({unit.name, format_name(unit.form), unit.tensor.count(), error});
     done += unit.tensor.bytes();
@@ -302,7 +334,6 @@ QuantizeReport quantize_checkpoint(const QuantizeOptions& given) {
   if (options.recipe != Recipe::none) write_file(partial / "hf_quant_config.json", hf_quant_config_json(options.recipe, options.kv_cache_fp8, config.num_layers(), options.version));
   fs::remove(partial / "journal.jsonl");
   fs::remove(partial / "journal.jsonl.lock");
-  fs::remove(partial / "calibration.json");
   if (fs::exists(options.target)) fs::remove_all(options.target);
   fs::rename(partial, options.target);
   report.seconds = monotonic_seconds() - began;

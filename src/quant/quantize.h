@@ -13,6 +13,7 @@
 #include "kernels/quantize_weights.h"
 
 namespace nibble {
+class Backend;
 enum class Recipe { none, nvfp4_mlp_only, fp8_pb_wo };  // none: a validated copy
 
 struct QuantizeProgress {
@@ -24,12 +25,17 @@ struct QuantizeOptions {
   std::filesystem::path source, target;
   Recipe recipe = Recipe::nvfp4_mlp_only;
   ScaleSearch search = ScaleSearch::mse;
+  // NVFP4 with search max: A is the best of A * m for the matrix as a whole, rounded to bf16, m from 0.25 to 4, and gate and up take the larger one: the reference's "mse" without a
+  // sweep of the block scales, to compare with.
+  bool tensor_search = false;
   bool kv_cache_fp8 = true;                  // the configuration says FP8
   std::map<std::string, float> scales;       // input_scale, k_scale, v_scale from calibration, by full tensor name; may be empty
   int64_t max_shard_bytes = 10'000'000'000;
+  int64_t sync_bytes = int64_t{1} << 30;     // of source tensors between two entries in the journal: what a crash can cost
   bool reexport_names = false;               // of vision tensors: as the exporters of mid-2026 wrote them
   bool force = false;                        // replace an existing folder
   int threads = 0;
+  Backend* device = nullptr;                 // searches the scales if it quantizes(), to the same bytes; else the CPU does
   std::string version;                       // of the program, for `producer`
   std::function<bool(const QuantizeProgress&)> progress;  // false: stop here; what is done stays for the next run
 };

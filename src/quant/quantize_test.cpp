@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -44,15 +45,24 @@ std::map<std::string, std::vector<uint8_t>> files_of(const fs::path& folder) {
   return out;
 }
 
-QuantizeReport quantize(const fs::path& source, const fs::path& target, Recipe recipe, ScaleSearch search, int threads = 2) {
-  return quantize_checkpoint({.source = source, .target = target, .recipe = recipe, .search = search, .threads = threads, .version = "1.2.3"});
+QuantizeReport quantize(const fs::path& source, const fs::path& target, Recipe recipe, ScaleSearch search, int threads = 2, bool tensor_search = false) {
+  return quantize_checkpoint({.source = source, .target = target, .recipe = recipe, .search = search, .tensor_search = tensor_search, .threads = threads, .version = "1.2.3"});
 }
 
-// Raw vectors. Blocks marked near_tie may go either way.
+// How many blocks of 16 have another scale, or another code, than the reference's.
+int64_t different_blocks(const std::vector<uint8_t>& codes, const std::vector<uint8_t>& want_codes, const std::vector<uint8_t>& scales, const std::vector<uint8_t>& want_scales) {
+  EXPECT_EQ(codes.size(), want_codes.size());
+  EXPECT_EQ(scales.size(), want_scales.size());
+  int64_t different = 0;
+  for (size_t b = 0; b < scales.size(); ++b) different += scales[b] != want_scales[b] || std::memcmp(codes.data() + b * 8, want_codes.data() + b * 8, 8) != 0;
+  return different;
+}
+
+// Every block, also those whose two best scales are within 1e-4 of each other (near_tie).
 TEST(QuantGoldens, Nvfp4VectorsAreBitExact) {
   const TensorFiles files = TensorFiles::open(test_data("quant/quant_vectors.safetensors"));
   ThreadPool threads(2);
-  int64_t blocks = 0, ties = 0;
+  int64_t blocks = 0, near_ties = 0, different = 0;
   for (const auto& [name, stored] : files.tensors()) {
     const size_t at = name.find(".nvfp4.");
     if (at == std::string::npos || !name.ends_with(".weight")) continue;
@@ -65,21 +75,17 @@ TEST(QuantGoldens, Nvfp4VectorsAreBitExact) {
       const float amax = cpu::largest_magnitude(w, threads), s2 = cpu::nvfp4_tensor_scale(amax);
       cpu::quantize_nvfp4({w, amax, search, {codes.data(), DType::u8, {w.rows(), w.cols() / 2}}, {scales.data(), DType::e4m3, {w.rows(), w.cols() / 16}}}, threads);
       EXPECT_EQ(std::memcmp(&s2, files.find(base + tag + ".scale2")->tensor.data, 4), 0) << base << tag;
-      const auto want_codes = bytes_of(packed->tensor), want_scales = bytes_of(files.find(base + tag + ".scale")->tensor);
-      const StoredTensor* near = search == ScaleSearch::mse ? files.find(base + ".mse.near_tie") : nullptr;
-      for (size_t b = 0; b < scales.size(); ++b) {
-        ++blocks;
-        if (near && near->tensor.as<uint8_t>()[b] && scales[b] != want_scales[b]) {
-          ++ties;
-          continue;
-        }
-        ASSERT_EQ(scales[b], want_scales[b]) << base << tag << " block " << b;
-        ASSERT_EQ(std::memcmp(codes.data() + b * 8, want_codes.data() + b * 8, 8), 0) << base << tag << " block " << b;
-      }
+      const int64_t here = different_blocks(codes, bytes_of(packed->tensor), scales, bytes_of(files.find(base + tag + ".scale")->tensor));
+      EXPECT_EQ(here, 0) << base << tag;
+      different += here;
+      blocks += static_cast<int64_t>(scales.size());
+      if (search != ScaleSearch::mse) continue;
+      for (const uint8_t tie : bytes_of(files.find(base + ".mse.near_tie")->tensor)) near_ties += tie;
     }
   }
   EXPECT_GT(blocks, 1000);
-  EXPECT_LT(ties, blocks / 100);
+  EXPECT_GT(near_ties, 0) << "the vectors are to hold some";
+  std::cout << different << " of " << blocks << " blocks differ from the reference; " << near_ties << " are near ties\n";
 }
 
 TEST(QuantGoldens, Fp8VectorsAreBitExact) {
@@ -106,6 +112,7 @@ struct Export {
   const char *source, *golden, *hf_quant, *config;  // golden: a folder, or the tensors that differ from the source
   Recipe recipe;
   ScaleSearch search;
+  bool tensor_search = false;
 };
 
 class QuantExport : public testing::TestWithParam<Export> {};
@@ -113,9 +120,9 @@ class QuantExport : public testing::TestWithParam<Export> {};
 TEST_P(QuantExport, EqualsTheReferenceQuantizersFiles) {
   const Export& e = GetParam();
   const TemporaryFolder folder;
-  const QuantizeReport report = quantize(test_data(e.source), folder.path / "out", e.recipe, e.search);
+  const QuantizeReport report = quantize(test_data(e.source), folder.path / "out", e.recipe, e.search, 2, e.tensor_search);
   const TensorFiles want = TensorFiles::open(test_data(e.golden)), got = TensorFiles::open(folder.path / "out"), source = TensorFiles::open(test_data(e.source));
-  int64_t different_blocks = 0, total_blocks = 0;
+  int64_t different = 0, blocks = 0;
   for (const auto& [name, stored] : want.tensors()) {
     if (name.ends_with(".input_scale") || name.ends_with(".k_scale") || name.ends_with(".v_scale")) continue;  // of calibration
     const StoredTensor* mine = got.find(name);
@@ -123,21 +130,13 @@ TEST_P(QuantExport, EqualsTheReferenceQuantizersFiles) {
     EXPECT_EQ(mine->tensor.dtype, stored.tensor.dtype) << name;
     EXPECT_EQ(mine->tensor.shape, stored.tensor.shape) << name;
     const auto a = bytes_of(mine->tensor), b = bytes_of(stored.tensor);
-    ASSERT_EQ(a.size(), b.size()) << name;
-    if (e.search == ScaleSearch::mse && name.ends_with(".weight_scale") && stored.tensor.dtype == DType::e4m3) {
-      for (size_t i = 0; i < a.size(); ++i) different_blocks += a[i] != b[i];
-      total_blocks += static_cast<int64_t>(a.size());
-    } else if (e.search == ScaleSearch::mse && stored.tensor.dtype == DType::u8) {
-      const auto my_scales = bytes_of(got.find(name + "_scale")->tensor), scales = bytes_of(want.find(name + "_scale")->tensor);
-      for (size_t i = 0; i < scales.size(); ++i) {
-        if (scales[i] == my_scales[i]) ASSERT_EQ(std::memcmp(a.data() + i * 8, b.data() + i * 8, 8), 0) << name << " block " << i;
-      }
-    } else {
-      EXPECT_EQ(a, b) << name;
-    }
+    EXPECT_EQ(a, b) << name;
+    if (stored.tensor.dtype != DType::u8) continue;
+    const auto scales = bytes_of(want.find(name + "_scale")->tensor);
+    different += different_blocks(a, b, bytes_of(got.find(name + "_scale")->tensor), scales);
+    blocks += static_cast<int64_t>(scales.size());
   }
-  // The reference sums losses in f32, we in f64: near ties fall either way, 8 of 19,648 blocks in all of the goldens.
-  EXPECT_LE(different_blocks, 4 + total_blocks / 2000);
+  if (blocks > 0) std::cout << different << " of " << blocks << " NVFP4 blocks differ\n";
   // And nothing that the reference does not have.
   for (const auto& [name, stored] : got.tensors()) EXPECT_TRUE(want.find(name) || source.find(name)) << name;
 
@@ -152,8 +151,9 @@ TEST_P(QuantExport, EqualsTheReferenceQuantizersFiles) {
   EXPECT_GT(report.matrices.size(), 10u);
   for (const MatrixReport& m : report.matrices) {
     EXPECT_GT(m.error.error_sq, 0) << m.name;
+    if (e.tensor_search) continue;
     if (e.search == ScaleSearch::max) EXPECT_EQ(m.error.error_sq, m.error.max_error_sq) << m.name;
-    // (c / 448) * A / 6 of the search and scale * s2 of the file differ in the last bits.
+    // The search's s_c and the file's scale * s2 differ in the last bits.
     EXPECT_LE(m.error.error_sq, m.error.max_error_sq * (1 + 1e-6)) << m.name;
   }
 }
@@ -161,6 +161,8 @@ TEST_P(QuantExport, EqualsTheReferenceQuantizersFiles) {
 INSTANTIATE_TEST_SUITE_P(Exports, QuantExport,
                          testing::Values(Export{"quant/seed0/base", "quant/seed0/nvfp4_mse", "quant/seed0/nvfp4_mse/hf_quant_config.json", "quant/seed0/nvfp4_mse/config.json", Recipe::nvfp4_mlp_only, ScaleSearch::mse},
                                          Export{"quant/seed0/base", "quant/seed0/nvfp4_max.delta.safetensors", "quant/seed0/nvfp4_max.hf_quant_config.json", "quant/seed0/nvfp4_max.config.json", Recipe::nvfp4_mlp_only, ScaleSearch::max},
+                                         Export{"quant/seed0/base", "quant/seed0/nvfp4_mse_tensor.delta.safetensors", "quant/seed0/nvfp4_mse_tensor.hf_quant_config.json", "quant/seed0/nvfp4_mse_tensor.config.json",
+                                                Recipe::nvfp4_mlp_only, ScaleSearch::max, true},
                                          Export{"quant/seed1/base", "quant/seed1/fp8_max", "quant/seed1/fp8_max/hf_quant_config.json", "quant/seed1/fp8_max/config.json", Recipe::fp8_pb_wo, ScaleSearch::max},
                                          Export{"quant/seed1/base", "quant/seed1/fp8_mse.delta.safetensors", "quant/seed1/fp8_mse.hf_quant_config.json", "quant/seed1/fp8_mse.config.json", Recipe::fp8_pb_wo, ScaleSearch::mse}),
                          [](const auto& param) { return fs::path(param.param.hf_quant).parent_path().filename().string() + std::to_string(param.index); });

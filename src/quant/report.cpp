@@ -47,7 +47,7 @@ Json quantize_report_json(const QuantizeOptions& options, const QuantizeReport& 
                         {"blocks", e.blocks}, {"moved_blocks", share(e.moved_blocks, e.blocks)}});
   }
   Json out = {{"source", options.source.string()}, {"target", options.target.string()}, {"recipe", recipe_name(options.recipe)},
-              {"weight_calib_algorithm", options.search == ScaleSearch::mse ? "mse" : "max"}, {"kv_cache", options.kv_cache_fp8 && options.recipe != Recipe::none ? "fp8" : "none"},
+              {"weight_calib_algorithm", options.tensor_search ? "mse_tensor" : options.search == ScaleSearch::mse ? "mse" : "max"}, {"kv_cache", options.kv_cache_fp8 && options.recipe != Recipe::none ? "fp8" : "none"},
               {"version", options.version}, {"bytes_before", report.bytes_before}, {"bytes_after", report.bytes_after}, {"tensors", report.num_tensors}, {"shards", report.num_shards},
               {"seconds", report.seconds}, {"bytes_resumed", report.bytes_resumed}, {"quantized_matrices", report.matrices.size()}, {"sqnr_db", sqnr_db(all.weight_sq, all.error_sq)},
               {"sqnr_db_max", sqnr_db(all.weight_sq, all.max_error_sq)}, {"worst_sqnr_db", worst}, {"worst_matrix", worst_name}, {"calibration", calibration}, {"fidelity", fidelity}};
@@ -66,8 +66,12 @@ std::string quantize_report_markdown(const Json& r) {
     if (!r[part].is_object()) continue;
     text += fmt::format("\n## {}\n\n| | |\n| --- | --- |\n", part == std::string("fidelity") ? "Against BF16" : "Calibration");
     for (const auto& [key, value] : r[part].items()) {
-      if (!value.is_structured()) text += fmt::format("| {} | {} |\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+      if (!value.is_structured()) text += fmt::format("| {} | {} |\n", key, value.is_string() ? value.get<std::string>() : value.is_number_float() ? fmt::format("{:.5g}", value.get<double>()) : value.dump());
     }
+  }
+  if (r["calibration"].is_object() && r["calibration"].contains("amax")) {
+    text += "\n## Largest magnitudes seen\n\n`first`: at position 0 of the samples.\n\n| input of, or cache | first | rest |\n| --- | --- | --- |\n";
+    for (const auto& [name, seen] : r["calibration"]["amax"].items()) text += fmt::format("| {} | {:.4g} | {:.4g} |\n", name, seen["first"].get<double>(), seen["rest"].get<double>());
   }
   if (r["matrices"].empty()) return text;
   text += "\n## Matrices\n\n`error / max`: squared error over that of max's scales. `moved`: blocks whose scale is another than max's.\n\n| matrix | format | relative error | SQNR dB | max dB | error / max | saturated % | zeros % | moved % |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
