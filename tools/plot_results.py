@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Draws stored results: nothing is measured here, every number comes from JSON that a run wrote.
 
-    tools/plot_results.py RUN... --out DIR [--ops bench/results/cpu_ops.json]
+    tools/plot_results.py RUN... --out DIR [--ops bench/results/cpu_ops.json] [--quantize CHECKPOINT/report.json]
 
 RUN: a folder of `nibble bench serving` or `nibble eval`. Writes DIR/report.md and report.json (with `nibble bench report`, --nibble PATH) and, as SVG:
 throughput.svg (throughput against latency over concurrency), itl.svg (distribution of inter-token latency), accuracy.svg (scores with error bars) and
-roofline.svg (one bar an op, of the measured bandwidth). Needs matplotlib.
+roofline.svg (one bar an op, of the measured bandwidth), quantization.svg (signal to noise of each quantized matrix and largest inputs seen, by layer). Needs matplotlib.
 """
 import argparse
 import json
 import pathlib
+import re
 import subprocess
 
 import matplotlib
@@ -92,11 +93,41 @@ def roofline(path, out):
     save(figure, out, "roofline.svg")
 
 
+def quantization(path, out):
+    report = json.loads(pathlib.Path(path).read_text())
+    kinds, inputs = {}, {}
+    for m in report["matrices"]:
+        found = re.search(r"layers\.(\d+)\.(?:mlp|self_attn)\.(\w+)\.weight$", m["name"])
+        if found:
+            kinds.setdefault(found[2], []).append((int(found[1]), m["sqnr_db"], m["sqnr_db_max"]))
+    for name, seen in ((report.get("calibration") or {}).get("amax") or {}).items():
+        found = re.search(r"layers\.(\d+)\.(mlp\.(?:gate|down)_proj|self_attn\.[kv])$", name)
+        if found:
+            inputs.setdefault(found[2], []).append((int(found[1]), max(seen["first"], seen["rest"])))
+    figure, axes = plt.subplots(1 + bool(inputs), 1, figsize=(8, 3.5 * (1 + bool(inputs))), layout="constrained", squeeze=False)
+    for i, (kind, rows) in enumerate(sorted(kinds.items())):
+        rows.sort()
+        axes[0, 0].plot([r[0] for r in rows], [r[1] for r in rows], marker="o", markersize=3, color=f"C{i}", label=kind)
+        axes[0, 0].plot([r[0] for r in rows], [r[2] for r in rows], linestyle=":", color=f"C{i}")
+    axes[0, 0].set(ylabel="SQNR [dB] (dotted: with max's scales)", title=f"{report['recipe']}, {report['weight_calib_algorithm']}: {report['verdict']['text']}")
+    axes[0, 0].title.set_fontsize(9)
+    axes[0, 0].legend(fontsize=8, ncols=4)
+    for i, (kind, rows) in enumerate(sorted(inputs.items())):
+        rows.sort()
+        axes[1, 0].plot([r[0] for r in rows], [r[1] for r in rows], marker="o", markersize=3, color=f"C{i}", label=kind)
+    if inputs:
+        axes[1, 0].set(ylabel="largest magnitude seen", yscale="log")
+        axes[1, 0].legend(fontsize=8, ncols=4)
+    axes[-1, 0].set_xlabel("layer")
+    save(figure, out, "quantization.svg")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("runs", nargs="*")
     p.add_argument("--out", required=True, type=pathlib.Path)
     p.add_argument("--ops")
+    p.add_argument("--quantize", help="report.json of nibble quantize")
     p.add_argument("--nibble", help="the program; writes report.md and report.json too")
     a = p.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
@@ -111,6 +142,8 @@ def main():
         accuracy(evaluations, a.out)
     if a.ops:
         roofline(a.ops, a.out)
+    if a.quantize:
+        quantization(a.quantize, a.out)
 
 
 if __name__ == "__main__":

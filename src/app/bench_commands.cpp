@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "app/bench_checkpoint.h"
 #include "app/bench_offline.h"
 #include "app/bench_ops.h"
 #include "app/bench_report.h"
@@ -106,6 +107,18 @@ void add_verify(CLI::App& bench, std::function<int()>& action) {
   app->callback([flags, &action] { action = [flags] { return run_bench_verify(*flags); }; });
 }
 
+// For those who work on nibble: not in the list of commands.
+void add_checkpoint(CLI::App& bench, std::function<int()>& action) {
+  auto flags = std::make_shared<BenchCheckpointFlags>();
+  CLI::App* app = bench.add_subcommand("checkpoint", "a BF16 checkpoint of a config's shape with random weights")->group("");
+  app->add_option("CONFIG", flags->config, "folder with config.json")->required();
+  app->add_option("OUT", flags->out, "folder to write")->required();
+  app->add_option("--max-shard-size", flags->max_shard_size, "of one file")->capture_default_str();
+  app->add_option("--seed", flags->seed, "of the weights")->capture_default_str();
+  app->add_option("--threads", flags->threads, "CPU threads (default: one per core)")->check(CLI::NonNegativeNumber);
+  app->callback([flags, &action] { action = [flags] { return run_bench_checkpoint(*flags); }; });
+}
+
 void add_ops(CLI::App& bench, std::function<int()>& action) {
   auto flags = std::make_shared<BenchOpsFlags>();
   CLI::App* app = bench.add_subcommand("ops", "linear kernels in every weight format, in GB/s and GFLOP/s");
@@ -139,6 +152,7 @@ void add_bench_commands(CLI::App& bench, const std::string& command_line, std::f
   add_serving(bench, command_line, action);
   add_offline(bench, command_line, action);
   add_ops(bench, action);
+  add_checkpoint(bench, action);
   add_verify(bench, action);
   add_reports(bench, action);
 }

@@ -9,6 +9,7 @@
 #include "app/chat.h"
 #include "app/inspect.h"
 #include "app/inspect_checkpoint.h"
+#include "app/inspect_compare.h"
 #include "app/quantize_command.h"
 #include "base/log.h"
 #include "base/nearest.h"
@@ -66,6 +67,17 @@ int run_command(const std::vector<std::string>& args) {
   logits->add_option("--chunk", chunk, "prefill in chunks of so many tokens");
   CLI::App* generate = command("generate", "{\"ids\"|\"prompt\"|\"messages\", \"max_new_tokens\", sampling fields} to the reply", [&] { return inspect_generate(flags); });
   add_speculative_flags(*generate, flags.speculative);
+
+  InspectCompareFlags compare_flags;
+  CLI::App* compare = inspect->add_subcommand("compare", "two checkpoints, tensor by tensor, worst first; with --prompts their predictions too");
+  compare->add_option("DIR_A", compare_flags.a, "the reference: model folder, id in the local Hugging Face cache, or demo")->required();
+  compare->add_option("DIR_B", compare_flags.b, "the candidate")->required();
+  compare->add_option("--prompts", compare_flags.prompts, "JSON lines with ids, text or messages; own: some of our own prompts");
+  compare->add_option("--num-prompts,--num_prompts", compare_flags.num_prompts, "so many of them")->capture_default_str()->check(CLI::PositiveNumber);
+  compare->add_flag("--all", compare_flags.all, "every tensor that differs, not the 20 worst alone");
+  compare->add_flag("--json", compare_flags.json, "machine-readable");
+  add_model_detail_flags(*compare, compare_flags.model);
+  compare->callback([&] { action = [&] { return inspect_compare(compare_flags, std::cout); }; });
 
   ChatFlags chat_flags;
   CLI::App* chat = app.add_subcommand("chat", "a conversation in the terminal");

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 
 #include "app/interrupt.h"
 #include "base/file_io.h"
@@ -16,10 +17,14 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr size_t kChunk = 64;  // rows whose logits are held at once: 64 of 262,144 are 64 MiB a model
 
-std::vector<std::vector<int32_t>> documents(const FidelityFlags& flags, const Tokenizer& tokenizer, int32_t bos) {
+std::vector<std::vector<int32_t>> documents(const FidelityFlags& flags, const LoadedModel& model) {
   std::vector<std::vector<int32_t>> out;
+  std::optional<Tokenizer> tokenizer;
+  if (std::filesystem::exists(model.tokenizer_folder / "tokenizer.json")) tokenizer = Tokenizer::load(model.tokenizer_folder);
+  const int32_t bos = model.config.bos_token_id;
   const auto add_text = [&](const std::string& text) {
-    out.push_back(tokenizer.encode(text, false));
+    if (!tokenizer) raise(ErrorCode::invalid_argument, "{} has no tokenizer.json: give --prompts with 'ids'", model.tokenizer_folder.string());
+    out.push_back(tokenizer->encode(text, false));
     out.back().insert(out.back().begin(), bos);
   };
   const std::string file = flags.prompts.empty() ? own_workload().string() : flags.prompts, text = read_file(file);
@@ -31,6 +36,9 @@ std::vector<std::vector<int32_t>> documents(const FidelityFlags& flags, const To
     ++number;
     if (row.is_object() && row.contains("ids")) {
       out.push_back(row["ids"].get<std::vector<int32_t>>());
+      for (const int32_t id : out.back()) {
+        if (id < 0 || id >= model.config.vocab_size) raise(ErrorCode::corrupt, "{}:{}: 'ids' holds {}, wanted 0 to {}", file, number, id, model.config.vocab_size - 1);
+      }
     } else if (row.is_object() && row.contains("text")) {
       add_text(row["text"]);
     } else if (row.is_object() && row.contains("messages")) {
@@ -45,19 +53,17 @@ std::vector<std::vector<int32_t>> documents(const FidelityFlags& flags, const To
 }
 }  // namespace
 
-int run_fidelity(const FidelityFlags& flags) {
-  const InterruptGuard interrupt;
+Json measure_fidelity(const FidelityFlags& flags) {
   ModelFlags reference_flags = flags.candidate;
   reference_flags.model_path = flags.reference;
   reference_flags.quantization.clear();
   const auto reference = load_model(reference_flags), candidate = load_model(flags.candidate);
   if (reference->config.vocab_size != candidate->config.vocab_size) raise(ErrorCode::invalid_argument, "the vocabularies have {} and {} tokens", reference->config.vocab_size, candidate->config.vocab_size);
-  const Tokenizer tokenizer = Tokenizer::load(reference->tokenizer_folder);
   const auto vocab = static_cast<size_t>(reference->config.vocab_size);
   Fidelity fidelity(reference->config.vocab_size);
   std::vector<float> p(kChunk * vocab), q(kChunk * vocab);
-  for (const std::vector<int32_t>& ids : documents(flags, tokenizer, reference->config.bos_token_id)) {
-    if (InterruptGuard::requested()) return 130;
+  for (const std::vector<int32_t>& ids : documents(flags, *reference)) {
+    if (InterruptGuard::requested()) raise(ErrorCode::cancelled, "interrupted");
     std::vector<int32_t> table((ids.size() + kPageTokens - 1) / kPageTokens);
     std::iota(table.begin(), table.end(), 0);
     for (size_t at = 0; at < ids.size(); at += kChunk) {
@@ -74,6 +80,18 @@ int run_fidelity(const FidelityFlags& flags) {
   }
   Json report = {{"reference", flags.reference}, {"candidate", flags.candidate.model_path}, {"reference_format", name_of(reference->quant.algo)}, {"candidate_format", name_of(candidate->quant.algo)}};
   report.update(fidelity.report());
+  return report;
+}
+
+int run_fidelity(const FidelityFlags& flags) {
+  const InterruptGuard interrupt;
+  Json report;
+  try {
+    report = measure_fidelity(flags);
+  } catch (const Error& error) {
+    if (error.code != ErrorCode::cancelled) throw;
+    return 130;
+  }
   if (flags.json) {
     fmt::print("{}\n", report.dump(1));
   } else {

@@ -27,23 +27,6 @@ DType choose_kv_dtype(const ModelFlags& flags, const QuantConfig& quant) {
   return quant.kv_cache_fp8 ? DType::e4m3 : DType::bf16;
 }
 
-// auto: the GPU where there is one that the build's kernels run on, and it can do what the flags ask.
-std::unique_ptr<Backend> choose_backend(const ModelFlags& flags) {
-  const bool cpu_only = flags.dtype == "float32" || flags.kv_cache_dtype == "float32" || flags.activation_quant == "nvfp4";
-  if (flags.device == "cuda" && cpu_only) {
-    raise(ErrorCode::invalid_argument, "--device cuda computes in bfloat16 with a bfloat16 or fp8_e4m3 KV cache; use --device cpu for float32 and for --activation-quant nvfp4");
-  }
-  if (flags.device != "cpu" && !cpu_only) {
-    try {
-      return make_cuda_backend({.max_rows = flags.max_rows});
-    } catch (const Error& error) {
-      if (flags.device == "cuda") throw;
-      log_info("{}", error.message);
-    }
-  }
-  return make_cpu_backend({.num_threads = flags.threads});
-}
-
 std::string lower(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return text;
@@ -71,6 +54,22 @@ void load_assistant(const ModelFlags& flags, LoadedModel& loaded) {
 
 std::string_view kv_name(DType dtype) { return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "fp8_e4m3"; }
 }  // namespace
+
+std::unique_ptr<Backend> choose_backend(const ModelFlags& flags, bool record) {
+  const bool cpu_only = flags.dtype == "float32" || flags.kv_cache_dtype == "float32" || flags.activation_quant == "nvfp4";
+  if (flags.device == "cuda" && cpu_only) {
+    raise(ErrorCode::invalid_argument, "--device cuda computes in bfloat16 with a bfloat16 or fp8_e4m3 KV cache; use --device cpu for float32 and for --activation-quant nvfp4");
+  }
+  if (flags.device != "cpu" && !cpu_only) {
+    try {
+      return make_cuda_backend({.max_rows = flags.max_rows, .record = record});
+    } catch (const Error& error) {
+      if (flags.device == "cuda") throw;
+      log_info("{}", error.message);
+    }
+  }
+  return make_cpu_backend({.num_threads = flags.threads});
+}
 
 void check_speculative_flags(SpeculativeFlags& s) {
   if (s.algorithm.empty()) {

@@ -38,6 +38,10 @@ struct ModelFlags {
   SpeculativeFlags speculative;
 };
 
+// The device that --device and the other flags ask for; auto: the GPU where there is one that the build's kernels run on and it can do what they ask, else the CPU.
+// record: whether a device repeats small steps as records.
+std::unique_ptr<Backend> choose_backend(const ModelFlags& flags, bool record = true);
+
 // Checks the flags that need no file. Raises invalid_argument with one line.
 void check_model_flags(const ModelFlags& flags);
 
