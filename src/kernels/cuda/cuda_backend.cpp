@@ -18,6 +18,7 @@
 #include "kernels/cuda/candidates.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/quantize_weights.h"
 #include "kernels/cuda/roofs.h"
 #include "kernels/cuda/step_tables.h"
 
@@ -323,6 +324,16 @@ class CudaBackend final : public Backend {
     std::memcpy(out, exchange_ + rows * static_cast<int64_t>(sizeof(RowSummary)), static_cast<size_t>(rows) * kMaxCandidates * sizeof(Candidate));
   }
   Roofs measure_roofs() override { return {measure_read_bandwidth(stream_), measure_bf16_peak(stream_)}; }
+  void row_amax(const Tensor& x, float* largest) override {
+    NB_ASSERT(x.dtype == DType::bf16, "bf16");
+    const int64_t rows = x.shape[0];
+    if (amax_rows_ < rows) amax_ = device_memory((amax_rows_ = rows) * 4, "calibration");
+    cuda::row_amax(x.as<__nv_bfloat16>(), static_cast<float*>(amax_.get()), rows, x.count() / std::max<int64_t>(rows, 1), stream_);
+    download({amax_.get(), DType::f32, {rows}}, largest);
+  }
+  bool quantizes() const override { return true; }
+  QuantError quantize_nvfp4(const QuantizeNvfp4Args& args) override { return quantizer_.quantize_nvfp4(args); }
+  QuantError quantize_fp8(const QuantizeFp8Args& args) override { return quantizer_.quantize_fp8(args); }
   void upload(const void* from, const Tensor& to) override {
     copy_to_device(to.data, from, to.bytes());
     check(cudaStreamSynchronize(stream_), "upload");
@@ -445,6 +456,9 @@ class CudaBackend final : public Backend {
   StepTables tables_;
   float* prepared_q_ = nullptr;
   std::byte* exchange_ = nullptr;  // pinned, for sampling
+  WeightQuantizer quantizer_;
+  DeviceMemory amax_;  // [amax_rows_] f32, of row_amax
+  int64_t amax_rows_ = 0;
   DeviceMemory device_exchange_, candidate_scratch_;
   int64_t exchange_bytes_ = 0, candidate_scratch_bytes_ = 0;
   DeviceMemory device_tables_;
