@@ -129,6 +129,7 @@ struct CudaBackendOptions {
   int device = 0;
   int64_t max_rows = 512;   // rows of one step
   bool record = true;       // repeat small steps as CUDA graphs
+  int32_t wide_attention_rows = 48;  // from so many rows of one sequence on attention runs on tiles of 64, in steps that are not recorded; same bits
 };
 // Raises unavailable, with the reason, in a build without CUDA or on a machine without a device that it runs on.
 std::unique_ptr<Backend> make_cuda_backend(const CudaBackendOptions& options);

@@ -15,6 +15,7 @@
 #include "base/number_formats.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_prefill.h"
 #include "kernels/cuda/candidates.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/linear.h"
@@ -278,11 +279,33 @@ class CudaBackend final : public Backend {
   void attention(const AttentionArgs& args) override {
     const int heads = static_cast<int>(args.q.shape[1]), kv_heads = static_cast<int>(args.k_pages.shape[1]), dim = static_cast<int>(args.q.shape[2]);
     if (!attention_supports(heads, kv_heads, dim)) raise(ErrorCode::unsupported, "attention with {} heads, {} key/value heads of {} channels: no CUDA kernel; use --device cpu", heads, kv_heads, dim);
-    if (!partial_) partial_ = device_memory(kPartialBytes, "attention scratch");
-    cuda::attention({.q = prepared_q_, .k_pages = args.k_pages.data, .v_pages = args.v_pages.data, .out = args.out.as<__nv_bfloat16>(), .positions = tables_.positions,
-                     .pool = pool_of(args.sequences), .partial = static_cast<float*>(partial_.get()), .partial_bytes = kPartialBytes, .rows = static_cast<int>(args.q.shape[0]),
-                     .heads = heads, .kv_heads = kv_heads, .dim = dim, .window = args.window, .e4m3 = cache_is_e4m3(args.k_pages), .long_tiles = size_.long_tiles},
-                    stream_);
+    if (!partial_) {
+      partial_ = device_memory(kPartialBytes + kPrefillCounters * 4, "attention scratch");
+      check(cudaMemsetAsync(prefill_counters(), 0, kPrefillCounters * 4, stream_), "attention scratch");
+    }
+    const PoolTables& pool = pool_of(args.sequences);
+    cuda::Attention call{.q = prepared_q_, .k_pages = args.k_pages.data, .v_pages = args.v_pages.data, .out = args.out.as<__nv_bfloat16>(), .positions = tables_.positions,
+                         .pool = pool, .partial = static_cast<float*>(partial_.get()), .partial_bytes = kPartialBytes, .rows = static_cast<int>(args.q.shape[0]),
+                         .heads = heads, .kv_heads = kv_heads, .dim = dim, .window = args.window, .e4m3 = cache_is_e4m3(args.k_pages), .long_tiles = size_.long_tiles};
+    const std::vector<SequenceTiles>& sequences = &pool == &tables_.full ? full_tiles_ : sliding_tiles_;
+    if (!attention_prefill_supports(heads, kv_heads, dim, args.window) || sequences.empty()) {
+      cuda::attention(call, stream_);
+      return;
+    }
+    // Sequences of many rows and others take turns, neighbours of a kind together.
+    const auto is_wide = [&](const SequenceTiles& s) { return s.wide.num_tiles > 0 && attention_prefill_fits(call, s.wide); };
+    for (size_t begin = 0, end = 0; begin < sequences.size(); begin = end) {
+      while (end < sequences.size() && is_wide(sequences[end]) == is_wide(sequences[begin])) ++end;
+      if (is_wide(sequences[begin])) {
+        std::vector<WideSequence> wide;
+        for (size_t i = begin; i < end; ++i) wide.push_back(sequences[i].wide);
+        attention_prefill(call, wide, prefill_counters(), stream_);
+      } else {
+        call.pool.tiles = pool.tiles + sequences[begin].first_tile;
+        call.pool.num_tiles = sequences[end - 1].first_tile + sequences[end - 1].num_tiles - sequences[begin].first_tile;
+        cuda::attention(call, stream_);
+      }
+    }
   }
   void gelu_gate(const GeluGateArgs& args) override {
     cuda::gelu_gate(added(args.gate), added(args.up), args.out.as<__nv_bfloat16>(), args.gate.count(), stream_);
@@ -384,6 +407,8 @@ class CudaBackend final : public Backend {
     return map.get();
   }
 
+  int* prefill_counters() { return reinterpret_cast<int*>(static_cast<std::byte*>(partial_.get()) + kPartialBytes); }
+
   // Partial sums of a linear layer stay apart until the op that reads them.
   void* slices_for(const void* out, int64_t bytes) {
     SliceMemory& memory = slice_memory_[out];
@@ -454,6 +479,11 @@ class CudaBackend final : public Backend {
   const StepPlan* plan_ = nullptr;
   StepSize size_;
   StepTables tables_;
+  struct SequenceTiles {  // in the pool's tiles, and in its wide ones if it has many rows
+    int32_t first_tile = 0, num_tiles = 0;
+    WideSequence wide;
+  };
+  std::vector<SequenceTiles> full_tiles_, sliding_tiles_;  // empty: no sequence has many rows
   float* prepared_q_ = nullptr;
   std::byte* exchange_ = nullptr;  // pinned, for sampling
   WeightQuantizer quantizer_;
@@ -467,6 +497,29 @@ class CudaBackend final : public Backend {
   std::set<StepSize> seen_;
   std::map<StepSize, cudaGraphExec_t> graphs_;
 };
+
+// The tiles and key tiles of a sequence of many rows, behind those that are there; its page table begins at pages[first_page].
+WideSequence cut_wide(const PagedRows& s, int group, int window, int32_t first_page, std::vector<AttentionTile>& tiles, std::vector<KeyTile>& key_tiles) {
+  const int rows = kWideTileRows / group, last = s.first_position + s.num_rows - 1;
+  const int lowest = (window > 0 ? std::max(0, s.first_position - window + 1) : 0) / kKeyTile;
+  WideSequence wide{.first_tile = static_cast<int32_t>(tiles.size()), .first_key_tile = static_cast<int32_t>(key_tiles.size())};
+  for (int first = 0; first < s.num_rows; first += 2 * rows) {
+    const int32_t key_tile_0 = wide.first_key_tile - lowest;
+    const int n = std::min(2 * rows, s.num_rows - first), upper = std::min(rows, n), lower = n - upper;
+    tiles.push_back({s.first_row + first, upper, s.first_position + first, key_tile_0});
+    tiles.push_back({s.first_row + first + upper, lower, lower > 0 ? s.first_position + first + upper : 0, key_tile_0});
+    wide.max_runs = std::max(wide.max_runs, attention_prefill_runs(s.first_position + first + n - 1, n, window));
+  }
+  // Whole splits.
+  const int tiles_per_split = split_keys(window) / kKeyTile, end = (last / split_keys(window) + 1) * tiles_per_split;
+  for (int tile = lowest; tile < end; ++tile) {
+    const int keys = std::clamp(last + 1 - tile * kKeyTile, 0, kKeyTile);
+    key_tiles.push_back({first_page + (keys > 0 ? tile * (kKeyTile / kPagePositions) : 0), keys});
+  }
+  wide.num_tiles = static_cast<int32_t>(tiles.size()) - wide.first_tile;
+  wide.num_key_tiles = static_cast<int32_t>(key_tiles.size()) - wide.first_key_tile;
+  return wide;
+}
 
 StepSize CudaBackend::fill_tables(const StepPlan& plan) {
   constexpr int64_t kCapacity = int64_t{8} << 20;  // numbers
@@ -531,8 +584,13 @@ StepSize CudaBackend::fill_tables(const StepPlan& plan) {
   }
   // From here on offsets depend on the contexts; tiles say where their pages begin.
   int32_t* const pages = host_tables_ + used;
+  const bool recorded = options_.record && size.program >= 0 && size.rows <= kRecordedRows;  // a record knows one kernel
   for (int i = 0; i < 2; ++i) {
     const Pool& pool = pools[i];
+    std::vector<SequenceTiles>& sequence_tiles = i == 0 ? full_tiles_ : sliding_tiles_;
+    std::vector<AttentionTile> wide_tiles;
+    std::vector<KeyTile> key_tiles;
+    sequence_tiles.clear();
     pool.tables->pages = on_device(pages);
     std::fill_n(slots_of[i], size.rows, -1);
     auto* tile = reinterpret_cast<AttentionTile*>(tiles_of[i]);
@@ -547,11 +605,25 @@ StepSize CudaBackend::fill_tables(const StepPlan& plan) {
         positions[s.first_row + r] = position;
         slots_of[i][s.first_row + r] = table[position / kPageTokens] * kPageTokens + position % kPageTokens;
       }
+      SequenceTiles& mine = sequence_tiles.emplace_back();
+      mine.first_tile = static_cast<int32_t>(tile - reinterpret_cast<AttentionTile*>(tiles_of[i]));
+      mine.num_tiles = (s.num_rows + tile_rows - 1) / tile_rows;
+      if (!recorded && s.num_rows >= options_.wide_attention_rows) mine.wide = cut_wide(s, pool.group, pool.window, static_cast<int32_t>(table - pages), wide_tiles, key_tiles);
       for (int first = 0; first < s.num_rows; first += tile_rows) {
         *tile++ = {s.first_row + first, std::min(tile_rows, s.num_rows - first), s.first_position + first, static_cast<int32_t>(table - pages)};
       }
     }
     while (tile < last_tile) *tile++ = {rows, 0, 0, 0};
+    if (wide_tiles.empty()) {
+      sequence_tiles.clear();
+      continue;
+    }
+    auto* const wide_table = reinterpret_cast<AttentionTile*>(take(static_cast<int64_t>(wide_tiles.size()) * 4));
+    auto* const key_table = reinterpret_cast<KeyTile*>(take(static_cast<int64_t>(key_tiles.size()) * 2));
+    std::copy(wide_tiles.begin(), wide_tiles.end(), wide_table);
+    std::copy(key_tiles.begin(), key_tiles.end(), key_table);
+    pool.tables->wide_tiles = reinterpret_cast<const AttentionTile*>(on_device(reinterpret_cast<int32_t*>(wide_table)));
+    pool.tables->key_tiles = reinterpret_cast<const KeyTile*>(on_device(reinterpret_cast<int32_t*>(key_table)));
   }
   check(cudaMemcpyAsync(device_tables_.get(), host_tables_, static_cast<size_t>(used) * 4, cudaMemcpyHostToDevice, stream_), "tables of a step");
   check(cudaEventRecord(tables_free_, stream_), "tables of a step");
