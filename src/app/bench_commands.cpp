@@ -121,9 +121,10 @@ void add_checkpoint(CLI::App& bench, std::function<int()>& action) {
 
 void add_ops(CLI::App& bench, std::function<int()>& action) {
   auto flags = std::make_shared<BenchOpsFlags>();
-  CLI::App* app = bench.add_subcommand("ops", "linear kernels in every weight format, in GB/s and GFLOP/s");
+  CLI::App* app = bench.add_subcommand("ops", "linear kernels in every weight format and, on a GPU, attention, in GB/s and TFLOP/s");
   app->add_option("--device", flags->device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
   app->add_option("--threads", flags->threads, "CPU threads (default: one per core)");
+  app->add_option("--ops", flags->ops, "linear, attention or all")->check(CLI::IsMember({"linear", "attention", "all"}))->capture_default_str();
   app->add_option("--out", flags->out, "folder for the JSON");
   app->add_option("--seconds", flags->seconds, "per measurement")->capture_default_str()->check(CLI::PositiveNumber);
   app->callback([flags, &action] { action = [flags] { return run_bench_ops(*flags); }; });

@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "app/bench_attention.h"
+#include "app/bench_timer.h"
 #include "app/machine.h"
 #include "app/version.h"
 #include "base/clock.h"
@@ -18,20 +20,6 @@
 namespace nibble {
 namespace {
 using Json = nlohmann::ordered_json;
-
-// The median time of one call, over at least `seconds`.
-template <typename Call>
-double median_seconds(double seconds, const Call& call) {
-  call();
-  std::vector<double> times;
-  for (const double began = monotonic_seconds(); monotonic_seconds() - began < seconds || times.size() < 3;) {
-    const double t = monotonic_seconds();
-    call();
-    times.push_back(monotonic_seconds() - t);
-  }
-  std::nth_element(times.begin(), times.begin() + static_cast<int64_t>(times.size() / 2), times.end());
-  return times[times.size() / 2];
-}
 
 // A random weight of one format, with its memory.
 struct OwnedWeight {
@@ -99,7 +87,19 @@ int run_bench_ops(const BenchOpsFlags& flags) {
   std::vector<int64_t> row_counts{1, 2, 4, 8, 16, 128};
   if (gpu) row_counts = {1, 6, 8, 16, 32, 64, 128, 512, 2048};
   Json rows_json = Json::array();
+  const auto report = [&](const std::string& op, const std::string& format, int64_t rows, double seconds, int64_t bytes, double flops_of_op) {
+    const double bytes_per_second = static_cast<double>(bytes) / seconds, flops = flops_of_op / seconds;
+    fmt::print("{:<8} {:<28} {:>5} {:>10.1f} {:>8.1f} {:>6.1f}% {:>9.2f} {:>6.1f}%\n", format, op, rows, seconds * 1e6, bytes_per_second / 1e9, 100 * bytes_per_second / bandwidth, flops / 1e12,
+               peak > 0 ? 100 * flops / peak : 0.0);
+    std::fflush(stdout);
+    rows_json.push_back({{"op", op}, {"format", format}, {"rows", rows}, {"us", seconds * 1e6}, {"bytes", bytes}, {"bytes_per_second", bytes_per_second}, {"of_bandwidth", bytes_per_second / bandwidth},
+                         {"flops", flops}, {"of_peak", peak > 0 ? flops / peak : 0.0}});
+  };
+  if (gpu && flags.ops != "linear") {
+    bench_attention(flags.seconds, [&](const AttentionTime& t) { report(t.op, t.format, t.rows, t.seconds, t.bytes, t.flops); });
+  }
   for (const std::string format : {"bf16", "fp8", "nvfp4"}) {
+    if (flags.ops == "attention") break;
     for (const Job& job : jobs) {
       const bool head = job.weights[0].first > 100000;
       if (head && format != "bf16") continue;  // the checkpoints leave it in BF16
@@ -142,12 +142,7 @@ int run_bench_ops(const BenchOpsFlags& flags) {
           uint32_t sink = 0;
           if (gpu) backend->download(first_value, &sink);
         }) / calls;
-        const double bytes_per_second = static_cast<double>(stored) / seconds, flops = 2.0 * static_cast<double>(rows * values) / seconds;
-        fmt::print("{:<8} {:<28} {:>5} {:>10.1f} {:>8.1f} {:>6.1f}% {:>9.2f} {:>6.1f}%\n", format, job.name, rows, seconds * 1e6, bytes_per_second / 1e9, 100 * bytes_per_second / bandwidth, flops / 1e12,
-                   peak > 0 ? 100 * flops / peak : 0.0);
-        std::fflush(stdout);
-        rows_json.push_back({{"op", job.name}, {"format", format}, {"rows", rows}, {"us", seconds * 1e6}, {"bytes", stored}, {"bytes_per_second", bytes_per_second},
-                             {"of_bandwidth", bytes_per_second / bandwidth}, {"flops", flops}, {"of_peak", peak > 0 ? flops / peak : 0.0}});
+        report(job.name, format, rows, seconds, stored, 2.0 * static_cast<double>(rows * values));
       }
     }
   }
