@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_wide(const __grid_constant
   }
   take_registers<240>();
 
-  const int thread = threadIdx.x % 128, group_number = threadIdx.x / 128, warp = thread / 32, lane = thread % 32, t = lane % 4, row = warp * 16 + lane / 4;
+  const int thread = threadIdx.x % 128, group_number = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0), warp = thread / 32, lane = thread % 32, t = lane % 4, row = warp * 16 + lane / 4;
   const AttentionTile tile = L::kHalves || group_number == 0 ? first_tile : last_tile;
   uint8_t* const queries = q_tile + (L::kHalves ? 0 : group_number * (kWideTileRows * kDim * 2));
   // Queries, by the threads that use them: 64 rows token * group + head of the group, as blocks of 64 channels.
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_wide(const __grid_constant
   const auto release = [&](int stage) {
     if (lane == 0) barrier_arrive(&empty[stage]);
   };
-  float run_o[128], run_m[2], run_l[2];
+  float run_o[128] = {}, run_m[2], run_l[2] = {};
   const auto part_of = [&](int run) { return p.parts + ((int64_t{static_cast<int>(blockIdx.x)} * a.kv_heads + kv_head) * p.kept + run) * kPartVectors + threadIdx.x; };
 
   // Scores of the 64 rows with the 64 keys of the next pieces.
@@ -230,12 +230,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_wide(const __grid_constant
   };
 
   for (int split = range.first_split; split <= range.last_split; ++split) {
-    if (split == range.first_split || split % kRunSplits == 0) {
-#pragma unroll
-      for (int i = 0; i < 128; ++i) run_o[i] = 0.0f;
-      run_m[0] = run_m[1] = -INFINITY;
-      run_l[0] = run_l[1] = 0.0f;
-    }
+    if (split == range.first_split || split % kRunSplits == 0) run_m[0] = run_m[1] = -INFINITY;  // sums of the run before weigh nothing from here on
     float s[32], l[4] = {}, m[2];
     if constexpr (L::kHalves) {
       const int tile_key = split * kSplit + group_number * kKeyTile;
