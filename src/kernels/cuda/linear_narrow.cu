@@ -1,8 +1,8 @@
 // 1 to 8 rows. What counts is that the weights stream without a gap: CTAs stay for the whole launch, x [8 rows] lies in shared memory, and what x leaves of it is
 // a ring for each warp, kept full by bulk copies, the first of them on their way before the kernel ahead has ended.
 //
-// Two groups of eight warps a CTA; a group takes a pair of tiles of 16 outputs at a time, warp s its segment s of both (with a gate, of gate's pair, then of
-// up's). The eight sums are added in order through shared memory.
+// Groups of eight warps; a group takes a pair of tiles of 16 outputs at a time, warp s its segment s of both (with a gate, of gate's pair, then of up's). The
+// eight sums are added in order through shared memory. NVFP4, whose unpacking costs the most, needs four groups a CTA to keep the schedulers busy.
 #include <algorithm>
 
 #include "kernels/cuda/launch.cuh"
@@ -11,10 +11,9 @@
 
 namespace nibble::cuda {
 namespace {
-constexpr int kGroups = 2, kGroupThreads = kSegments * 32, kWarps = kGroups * kSegments, kThreads = kWarps * 32;
-constexpr int kTileSums = 128;                    // of a pair's tile and eight rows
-constexpr int kGroupSums = 2 * kSegments * 2 * kTileSums, kSumBytes = kGroups * kGroupSums * 4;
-constexpr int kMostStages = 8;
+constexpr int kGroupThreads = kSegments * 32;
+constexpr int kTileSums = 128, kGroupSums = kSegments * 2 * kTileSums;  // of a tile and eight rows; of a pair's segments
+constexpr int kMostStages = 4, kBarrierBytes = 1024;
 constexpr uint32_t kFp8InputScale = 0x5D805D80u;  // 2^60, twice
 
 struct Part {
@@ -79,20 +78,20 @@ struct Stream {
   }
 };
 
-template <WeightFormat kFormat, bool kGated>
-__global__ void __launch_bounds__(kThreads, 1) narrow(const __grid_constant__ Params p) {
+template <WeightFormat kFormat, bool kGated, int kGroups>
+__global__ void __launch_bounds__(kGroups * kGroupThreads, 1) narrow(const __grid_constant__ Params p) {
   extern __shared__ __align__(128) uint8_t shared[];
+  constexpr int kWarps = kGroups * kSegments, kThreads = kWarps * 32, kSumBytes = kGroups * kGroupSums * 4;
   constexpr int kHalves = kGated ? 2 : 1, kUnitBytes = pair_unit_bytes(kFormat), kSteps = unit_steps(kFormat);
-  constexpr int kBuffers = kGated ? 1 : 2;  // of sums: the warps may run ahead into the next pair
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / kSegments, segment = warp % kSegments;
   const int slice = blockIdx.x % p.slices, slice_ctas = (gridDim.x - slice + p.slices - 1) / p.slices;
   const int first_pair = (blockIdx.x / p.slices) * kGroups + group, pair_stride = slice_ctas * kGroups;
   const int segment_first = segment_begin(p.units, segment), segment_last = segment_begin(p.units, segment + 1);
 
   uint64_t* const barriers = reinterpret_cast<uint64_t*>(shared) + warp * kMostStages;
-  float* const sums = reinterpret_cast<float*>(shared + 1024) + group * kGroupSums;
-  uint8_t* const ring = shared + 1024 + kSumBytes + warp * (p.stages * kUnitBytes);
-  auto* const x_shared = reinterpret_cast<__nv_bfloat16*>(shared + 1024 + kSumBytes + kWarps * p.stages * kUnitBytes);
+  float* const sums = reinterpret_cast<float*>(shared + kBarrierBytes) + group * kGroupSums;
+  uint8_t* const ring = shared + kBarrierBytes + kSumBytes + warp * (p.stages * kUnitBytes);
+  auto* const x_shared = reinterpret_cast<__nv_bfloat16*>(shared + kBarrierBytes + kSumBytes + kWarps * p.stages * kUnitBytes);
   const int slice_inputs = p.units * unit_inputs(kFormat), x_stride = slice_inputs + 8;
 
   if (lane == 0) {
@@ -118,11 +117,14 @@ __global__ void __launch_bounds__(kThreads, 1) narrow(const __grid_constant__ Pa
 
   // Lane 8 i + r of a load_matrices reads row r, inputs 8 i ..; rows beyond the last repeat it, and their sums are not stored.
   const __nv_bfloat16* const x_lane = x_shared + min(lane % 8, p.rows - 1) * x_stride + lane / 8 * 8;
-  int stage = 0, parity = 0, buffer = 0;
-  for (int index = first_pair; index < p.pairs; index += pair_stride, buffer = (buffer + 1) % kBuffers) {
-    float* const mine = sums + buffer * (kSegments * 2 * kTileSums);
+  // The value of a pair that this thread adds up and writes.
+  const int place = static_cast<int>(threadIdx.x % kGroupThreads), tile = place / kTileSums, i = place % kTileSums;
+  const int row = (i / 4) % 4 * 2 + i % 2, tile_column = tile * kTileOutputs + i / 16 + (i % 4 / 2) * 8;
+  int stage = 0, parity = 0;
+  for (int index = first_pair; index < p.pairs; index += pair_stride) {
     int pair = index;
     const Part& own = kGated ? p.parts[0] : find_part(p, pair);
+    float gate = 0.0f;
 #pragma unroll 1
     for (int half = 0; half < kHalves; ++half) {
       float d[2][4] = {};
@@ -137,11 +139,14 @@ __global__ void __launch_bounds__(kThreads, 1) narrow(const __grid_constant__ Pa
         uint8_t* const block = ring + stage * kUnitBytes;
         barrier_wait(&barriers[stage], parity);
         Piece<kFormat> pieces[kSteps];
+        if constexpr (kGroups == 2) {
 #pragma unroll
-        for (int s = 0; s < kSteps; ++s) pieces[s].load(block, s, lane);
+          for (int s = 0; s < kSteps; ++s) pieces[s].load(block, s, lane);
+        }
         uint32_t b[4];  // 32 inputs
 #pragma unroll
         for (int s = 0; s < kSteps; ++s) {
+          if constexpr (kGroups > 2) pieces[s].load(block, s, lane);
           constexpr int kK16 = Piece<kFormat>::kK16, kRun = kK16 == 1 ? 1 : 2;  // k16 unpacked at a time
 #pragma unroll
           for (int k = 0; k < kK16; k += kRun) {
@@ -170,42 +175,42 @@ __global__ void __launch_bounds__(kThreads, 1) narrow(const __grid_constant__ Pa
         }
       }
 #pragma unroll
-      for (int t = 0; t < 2; ++t) *reinterpret_cast<float4*>(mine + ((half * kSegments + segment) * 2 + t) * kTileSums + lane * 4) = make_float4(d[t][0], d[t][1], d[t][2], d[t][3]);
-    }
-    named_barrier<kGroupThreads>(1 + group);
-    const int i = static_cast<int>(threadIdx.x % kTileSums), tile = static_cast<int>(threadIdx.x % kGroupThreads) / kTileSums;
-    const auto add = [&](int half) {
-      const float* s = mine + (half * kSegments * 2 + tile) * kTileSums + i;
-      float total = s[0];
+      for (int t = 0; t < 2; ++t) *reinterpret_cast<float4*>(sums + (segment * 2 + t) * kTileSums + lane * 4) = make_float4(d[t][0], d[t][1], d[t][2], d[t][3]);
+      named_barrier<kGroupThreads>(1 + group);
+      float total = sums[tile * kTileSums + i];
 #pragma unroll
-      for (int w = 1; w < kSegments; ++w) total += s[w * 2 * kTileSums];
-      return total;
-    };
-    const int row = (i / 4) % 4 * 2 + i % 2, column = (pair * 2 + tile) * kTileOutputs + i / 16 + (i % 4 / 2) * 8;
-    if (row < p.rows && column < own.n) {
+      for (int w = 1; w < kSegments; ++w) total += sums[(w * 2 + tile) * kTileSums + i];
+      named_barrier<kGroupThreads>(1 + group);  // all have read before the next sums come
+      const int column = pair * 2 * kTileOutputs + tile_column;
       if constexpr (kGated) {
-        p.gated[int64_t{row} * own.n + column] = __float2bfloat16(gelu_tanh(add(0) * own.factor) * (add(1) * p.parts[1].factor));
-      } else {
-        own.out[slice * own.slice_stride + int64_t{row} * own.n + column] = add(0) * own.factor;
+        if (half == 0) {
+          gate = gelu_tanh(total * own.factor);
+        } else if (row < p.rows && column < own.n) {
+          p.gated[int64_t{row} * own.n + column] = __float2bfloat16(gate * (total * p.parts[1].factor));
+        }
+      } else if (row < p.rows && column < own.n) {
+        own.out[slice * own.slice_stride + int64_t{row} * own.n + column] = total * own.factor;
       }
     }
-    if constexpr (kBuffers == 1) named_barrier<kGroupThreads>(1 + group);
   }
 }
 
-template <WeightFormat kFormat, bool kGated>
+template <WeightFormat kFormat, bool kGated, int kGroups = kFormat == WeightFormat::nvfp4 ? 4 : 2>
 void run(Params p, cudaStream_t stream) {
   constexpr size_t kMostShared = 232448 - 1024;
   static const int ctas = [] {
     int device = 0, count = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-    cudaFuncSetAttribute(narrow<kFormat, kGated>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostShared);
+    cudaFuncSetAttribute(narrow<kFormat, kGated, kGroups>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostShared);
     return count;
   }();
-  const size_t fixed = 1024 + kSumBytes + size_t(p.rows) * (p.units * unit_inputs(kFormat) + 8) * 2, stage_bytes = kWarps * pair_unit_bytes(kFormat);
+  const size_t fixed = kBarrierBytes + kGroups * kGroupSums * 4 + size_t(p.rows) * (p.units * unit_inputs(kFormat) + 8) * 2, stage_bytes = kGroups * kSegments * pair_unit_bytes(kFormat);
   p.stages = static_cast<int>(std::min<size_t>(kMostStages, (kMostShared - fixed) / stage_bytes));
-  launch(narrow<kFormat, kGated>, dim3(ctas), dim3(kThreads), fixed + p.stages * stage_bytes, stream, p);
+  if constexpr (kGroups > 2) {
+    if (p.stages < 2) return run<kFormat, kGated, 2>(p, stream);
+  }
+  launch(narrow<kFormat, kGated, kGroups>, dim3(ctas), dim3(kGroups * kGroupThreads), fixed + p.stages * stage_bytes, stream, p);
 }
 }  // namespace
 
