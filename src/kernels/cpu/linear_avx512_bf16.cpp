@@ -50,15 +50,19 @@ const Tables kTables = [] {
   return t;
 }();
 
-// 128 codes: word w holds nibbles of pairs 0..3 for (output w / 2, parity w % 2).
+// 128 codes: word w holds nibbles of pairs 0..3 for (output w / 2, parity w % 2). Look-ups see a word's low five bits. The shifts compete with them for
+// two of the four pipes, so for one or two rows the upper byte is brought down by a second load, one byte further on (the byte past the codes is a scale);
+// more rows keep the loads busy themselves.
+template <int kRows>
 struct DecodeE2m1 {
   __m512i table = _mm512_load_si512(kTables.e2m1);
   void operator()(const uint8_t* codes, __m512i pairs[4]) const {
     const __m512i c = _mm512_loadu_si512(codes);
     pairs[0] = _mm512_permutexvar_epi16(c, table);
     pairs[1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 4), table);
-    pairs[2] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 8), table);
-    pairs[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 12), table);
+    const __m512i upper = kRows < 3 ? _mm512_loadu_si512(codes + 1) : _mm512_srli_epi16(c, 8);
+    pairs[2] = _mm512_permutexvar_epi16(upper, table);
+    pairs[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(upper, 4), table);
   }
 };
 
@@ -183,13 +187,13 @@ void panel_fp8(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRo
 
 template <int kRows>
 void panel_nvfp4(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRows>& total, Widened* keep) {
-  const DecodeE2m1 decode;
+  const DecodeE2m1<kRows> decode;
   const uint8_t* packed = panel.group + panel.begin / kNvfp4Block * kNvfp4BlockBytes;
   for (int64_t k = 0; k < panel.count; k += kNvfp4Block, packed += kNvfp4BlockBytes) {
     Sums<kRows> block;
     block.clear();
     if constexpr (kRows == 1) {
-      for (int64_t line = 0; line < kNvfp4BlockBytes; line += 64) _mm_prefetch(reinterpret_cast<const char*>(packed + line) + 4608, _MM_HINT_T0);
+      for (int64_t line = 0; line < kNvfp4BlockBytes; line += 64) _mm_prefetch(reinterpret_cast<const char*>(packed + line) + 16 * kNvfp4BlockBytes, _MM_HINT_T1);
     }
     for (int half = 0; half < 2; ++half) {
       for (int c = 0; c < kVectors; ++c) {
