@@ -56,9 +56,9 @@ std::string_view kv_name(DType dtype) { return dtype == DType::f32 ? "float32" :
 }  // namespace
 
 std::unique_ptr<Backend> choose_backend(const ModelFlags& flags, bool record) {
-  const bool cpu_only = flags.dtype == "float32" || flags.kv_cache_dtype == "float32" || flags.activation_quant == "nvfp4";
+  const bool cpu_only = flags.dtype == "float32" || flags.kv_cache_dtype == "float32";
   if (flags.device == "cuda" && cpu_only) {
-    raise(ErrorCode::invalid_argument, "--device cuda computes in bfloat16 with a bfloat16 or fp8_e4m3 KV cache; use --device cpu for float32 and for --activation-quant nvfp4");
+    raise(ErrorCode::invalid_argument, "--device cuda computes in bfloat16 with a bfloat16 or fp8_e4m3 KV cache; use --device cpu for float32");
   }
   if (flags.device != "cpu" && !cpu_only) {
     try {
@@ -132,16 +132,18 @@ std::unique_ptr<LoadedModel> load_model(const ModelFlags& flags) {
   loaded->weights = flags.load_format == "dummy" ? ModelWeights::dummy(loaded->config, loaded->quant, flags.random_seed)
                                                  : ModelWeights::load(loaded->folder, loaded->config, loaded->quant);
   for (const std::string& warning : loaded->weights.warnings) log_warning("{}", warning);
-  loaded->backend = choose_backend(flags);
+  // A picture is computed in one step, the largest has 1120 rows; others decode beside it.
+  const int32_t max_rows = loaded->config.vision ? std::max(flags.max_rows, 1120 + 64) : flags.max_rows;
+  ModelFlags device_flags = flags;
+  device_flags.max_rows = max_rows;
+  loaded->backend = choose_backend(device_flags);
   loaded->kv_cache = choose_kv_dtype(flags, loaded->quant);
 
   ModelOptions options;
   options.activations = flags.dtype == "float32" ? DType::f32 : DType::bf16;
   options.kv_cache = loaded->kv_cache;
   options.activation_quant = flags.activation_quant == "nvfp4" ? ActivationQuant::nvfp4 : ActivationQuant::none;
-  options.max_rows = flags.max_rows;
-  // A picture is computed in one step, the largest has 1120 rows; others decode beside it.
-  if (loaded->config.vision && loaded->backend->takes_media()) options.max_rows = std::max(flags.max_rows, 1120 + 64);
+  options.max_rows = max_rows;
   // Automatic: room for eight full contexts, within 2 GiB.
   const int64_t page = page_bytes(loaded->config, LayerKind::full, options.kv_cache) + page_bytes(loaded->config, LayerKind::sliding, options.kv_cache);
   const int64_t most = std::max<int64_t>((int64_t{2} << 30) / std::max<int64_t>(page, 1), 64);

@@ -38,6 +38,7 @@ struct StepPlan {
   std::span<const int32_t> logit_rows;
   int32_t full_group = 1, sliding_group = 1;  // query heads per key/value head
   int32_t sliding_window = 0;
+  std::span<const int32_t> last_visible;      // of the rows on sliding layers, as in AttentionArgs
   int32_t program = 0;  // steps of one size call the same ops iff their programs are equal: 0 the model, k > 0 a round of k drafts
 };
 
@@ -60,6 +61,9 @@ class Backend {
   virtual std::unique_ptr<PreparedLinear> prepare_linear(const LinearWeight& weight, ActivationQuant activations) = 0;
   // x [rows, K] bf16 or f32, out [rows, N] f32. bf16 inputs use the fast kernels; f32 inputs compute in f32.
   virtual void linear(const PreparedLinear& weight, const Tensor& x, const Tensor& out) = 0;
+  // The same for a result that more than the next op reads, or that is a part of a tensor: a backend may leave the sums of linear() apart till the op that reads
+  // them, these it may not.
+  virtual void linear_into(const PreparedLinear& weight, const Tensor& x, const Tensor& out) { linear(weight, x, out); }
   // Up to three linear layers of one input, as one op where a backend can.
   struct LinearJob {
     const PreparedLinear* weight;

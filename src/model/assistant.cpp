@@ -139,7 +139,7 @@ void Assistant::run(const DraftInputArgs& input, int64_t rows) {
   const float eps = config_.text.rms_norm_eps;
   const Tensor x = view(x_, rows, hidden);
   backend_.draft_input(input);
-  backend_.linear(*pre_, input.out, x);
+  backend_.linear_into(*pre_, input.out, x);
   backend_.rms_norm({.x = x, .weight = layers_[0].weights->input_norm, .out = view(h_, rows, hidden), .eps = eps});
   for (size_t i = 0; i < layers_.size(); ++i) run_layer(layers_[i], rows, i + 1 < layers_.size() ? layers_[i + 1].weights->input_norm : Tensor{});
   backend_.rms_norm({.x = x, .weight = weights_.decoder.final_norm, .out = view(final_, rows, hidden), .eps = eps});

@@ -37,7 +37,7 @@ void MediaEmbedder::embed(std::span<const SoftRows> media, const Tensor& x) {
     const Tensor frames = view(input_, rows.num_rows, samples);
     backend_.frame_norm({.samples = std::span(rows.tokens->frames).subspan(static_cast<size_t>(rows.first_token * samples), static_cast<size_t>(rows.num_rows * samples)),
                          .out = frames, .eps = config_.audio->rms_norm_eps});
-    backend_.linear(*audio_, frames, out);
+    backend_.linear_into(*audio_, frames, out);
   }
 }
 
@@ -53,6 +53,6 @@ void MediaEmbedder::embed_picture(const SoftRows& rows, const Tensor& out) {
                            .ln_bias = weight("vision_embedder.patch_ln2.bias"), .positions = weight("vision_embedder.pos_embedding"), .columns = rows.tokens->columns,
                            .first_patch = rows.first_token, .norm_weight = weight("vision_embedder.pos_norm.weight"), .norm_bias = weight("vision_embedder.pos_norm.bias"),
                            .out = normed, .eps = vision.rms_norm_eps});
-  backend_.linear(*vision_, normed, out);
+  backend_.linear_into(*vision_, normed, out);
 }
 }  // namespace nibble

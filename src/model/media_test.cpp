@@ -3,11 +3,13 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <numeric>
 
 #include "base/test_paths.h"
 #include "formats/safetensors.h"
 #include "model/model.h"
+#include "model/test_devices.h"
 
 namespace nibble {
 namespace {
@@ -25,10 +27,10 @@ struct Tiny {
   std::filesystem::path folder = test_data("model/tiny");
   ModelConfig config = parse_model_config(read_config_json(folder), "tiny");
   ModelWeights weights = ModelWeights::load(folder, config, {});
-  std::unique_ptr<Backend> backend = make_cpu_backend({.num_threads = 2});
+  std::unique_ptr<Backend> backend;
   Gemma4Model model;
 
-  explicit Tiny(ModelOptions options) : model(config, weights, with_pages(options), *backend) {}
+  explicit Tiny(ModelOptions options, const std::string& device = "cpu") : backend(backend_on(device)), model(config, weights, with_pages(options), *backend) {}
   static ModelOptions with_pages(ModelOptions options) {
     options.num_full_pages = options.num_sliding_pages = 32;
     return options;
@@ -99,9 +101,12 @@ TEST(MediaGoldens, ImageLogitsAreTheReferencesAlsoWhenTheChunkBeginsOrEndsAtTheI
   }
 }
 
-TEST(MediaGoldens, RowsOfAnImageThatIsPartlyCachedGiveTheSameBits) {
+class MediaOnDevices : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(All, MediaOnDevices, testing::ValuesIn(devices()));
+
+TEST_P(MediaOnDevices, RowsOfAnImageThatIsPartlyCachedGiveTheSameBits) {
   // The first rows are computed with the whole image and then stand in the pages, as after a prefix hit that ends inside the image.
-  Tiny tiny({.activations = DType::bf16, .kv_cache = DType::bf16});
+  Tiny tiny({.activations = DType::bf16, .kv_cache = DType::bf16}, GetParam());
   const TensorFiles golden = TensorFiles::open(tiny.folder / "goldens/image_rings_300x200.safetensors");
   std::vector<SoftTokens> media = media_of(golden);
   media[0].patches = values<uint8_t>(golden, "patches_u8");
@@ -118,6 +123,40 @@ TEST(MediaGoldens, RowsOfAnImageThatIsPartlyCachedGiveTheSameBits) {
   std::vector<float> rest(wanted.size() * static_cast<size_t>(tiny.config.vocab_size));
   tiny.model.forward({std::span(ids).subspan(static_cast<size_t>(at)), std::span(&slice, 1), wanted, std::span(&soft, 1)}, rest.data());
   EXPECT_EQ(std::memcmp(rest.data(), whole.data() + at * tiny.config.vocab_size, rest.size() * 4), 0);
+}
+
+// In bf16 every device stays near the reference, the GPU as near as the CPU, and cuts beside the media change no bit.
+TEST_P(MediaOnDevices, LogitsInBf16AreNearTheReferences) {
+  for (const char* name : {"image_rings_300x200", "audio_sweep_0.5s", "audio_sweep_2.3s"}) {
+    std::map<std::string, double> rms;
+    for (const std::string& device : {std::string("cpu"), GetParam()}) {
+      Tiny tiny({.activations = DType::bf16, .kv_cache = DType::bf16}, device);
+      const TensorFiles golden = TensorFiles::open(tiny.folder / "goldens" / (std::string(name) + ".safetensors"));
+      std::vector<SoftTokens> media = media_of(golden);
+      ASSERT_EQ(media.size(), 1u);
+      if (media[0].is_picture()) {
+        media[0].patches = values<uint8_t>(golden, "patches_u8");
+        media[0].columns = 10;
+      } else {
+        media[0].frames = values<float>(golden, "features");
+      }
+      const auto ids = values<int32_t>(golden, "input_ids");
+      const auto whole = tiny.run(ids, media), want = values<float>(golden, "logits_fp32");
+      const auto rows = values<int32_t>(golden, "logit_rows");
+      const auto vocab = static_cast<size_t>(tiny.config.vocab_size);
+      double squares = 0;
+      for (size_t r = 0; r < rows.size(); ++r) {
+        for (size_t i = 0; i < vocab; ++i) squares += std::pow(double{whole[static_cast<size_t>(rows[r]) * vocab + i]} - want[r * vocab + i], 2);
+      }
+      rms[device] = std::sqrt(squares / static_cast<double>(want.size()));
+      for (const auto& cuts : {std::vector<int32_t>{media[0].first_position}, {media[0].end()}, {media[0].first_position, media[0].end()}}) {
+        const auto cut = tiny.run(ids, media, cuts);
+        EXPECT_EQ(std::memcmp(cut.data(), whole.data(), whole.size() * 4), 0) << name << " on " << device << " cut at " << cuts[0];
+      }
+    }
+    EXPECT_LT(rms["cpu"], 0.3) << name;
+    EXPECT_LE(rms[GetParam()], 2 * rms["cpu"]) << name;
+  }
 }
 
 TEST(MediaGoldens, WithoutBlocksTheLastLogitsAreTheReferencesCausalOnes) {

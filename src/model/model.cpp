@@ -121,7 +121,7 @@ void Gemma4Model::forward(const Step& step, float* logits) {
     return 1;
   };
   backend_.run_step({.ids = step.ids, .full_rows = full_rows_, .sliding_rows = sliding_rows_, .logit_rows = step.logit_rows, .full_group = group(LayerKind::full),
-                     .sliding_group = group(LayerKind::sliding), .sliding_window = config_.sliding_window, .program = step.media.empty() ? 0 : -1},
+                     .sliding_group = group(LayerKind::sliding), .sliding_window = config_.sliding_window, .last_visible = last_visible_, .program = step.media.empty() ? 0 : -1},
                     [&](int64_t padded_rows, int64_t padded_wanted) { run_layers(step, padded_rows, padded_wanted, at_once ? out : Tensor{}); });
   NB_ASSERT(logits || at_once || wanted == 0, "logits are kept for kept_logit_rows() rows at most");
   if (!logits_ || wanted == 0 || !logits) return;

@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kThreads, kDim <= 256 ? 2 : 1) attend(const __
   let_next_kernel_start();
   const AttentionTile tile = a.pool.tiles[first_tile + blockIdx.x];
   const int kv_head = blockIdx.y, group = a.heads / a.kv_heads, keys_per_split = split_keys(a.window);
-  const int highest = tile.first_position + tile.rows - 1, lowest = a.window > 0 ? max(0, tile.first_position - a.window + 1) : 0;
+  const int highest = last_visible_key(a, tile), lowest = a.window > 0 ? max(0, tile.first_position - a.window + 1) : 0;
   const int number = lowest / keys_per_split / kUnit + blockIdx.z;  // of the split or the run
   const int first_key = max(number * kUnit * keys_per_split, lowest / kKeyTile * kKeyTile), last_key = min((number + 1) * kUnit * keys_per_split - 1, highest);
   wait_for_earlier_kernels();
@@ -315,7 +315,7 @@ __global__ void __launch_bounds__(256) join(const __grid_constant__ Attention a,
   const AttentionTile last_tile = a.pool.tiles[first_tile + num_tiles - 1];
   if (row >= last_tile.first_row + last_tile.rows) return;
   const int position = a.positions[row], keys = split_keys(a.window) * unit;
-  const int last = position / keys, first = a.window > 0 ? max(0, position - a.window + 1) / keys : 0;  // of what `partial` holds
+  const int last = (a.last_visible ? a.last_visible[row] : position) / keys, first = a.window > 0 ? max(0, position - a.window + 1) / keys : 0;  // of what `partial` holds
   const float* const from = a.partial + (int64_t{static_cast<int>(blockIdx.x)} * a.heads + head) * kept * (a.dim + 2);
   const auto at = [&](int number) { return from + int64_t{number % kept} * (a.dim + 2); };
 
@@ -403,8 +403,8 @@ bool attention_supports(int heads, int kv_heads, int dim) {
 
 int attention_tile_rows(int heads, int kv_heads, bool long_tiles) { return (long_tiles ? 32 : 16) / (heads / kv_heads); }
 
-int attention_splits(int last, int rows, int window) {
-  const int keys = split_keys(window), lowest = window > 0 ? std::max(0, last - rows + 1 - window + 1) : 0;
+int attention_splits(int first, int last, int window) {
+  const int keys = split_keys(window), lowest = window > 0 ? std::max(0, first - window + 1) : 0;
   return last / keys - lowest / keys + 1;
 }
 

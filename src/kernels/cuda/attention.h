@@ -38,6 +38,7 @@ struct Attention {
   const void *k_pages, *v_pages;
   __nv_bfloat16* out;             // [rows, heads * dim]
   const int32_t* positions;       // [rows]
+  const int32_t* last_visible;    // [rows] the last position that a row sees; nullptr: its own
   PoolTables pool;
   float* partial;                 // scratch of `partial_bytes`
   int64_t partial_bytes;
@@ -47,8 +48,8 @@ struct Attention {
 };
 // Rows that one tile takes.
 int attention_tile_rows(int heads, int kv_heads, bool long_tiles);
-// Splits that a tile of that many rows may overlap when its last position is `last`.
-int attention_splits(int last, int rows, int window);
+// Splits that a tile overlaps whose first row stands at `first` and whose rows see no further than `last`.
+int attention_splits(int first, int last, int window);
 bool attention_supports(int heads, int kv_heads, int dim);
 void attention(const Attention& args, cudaStream_t stream);
 }  // namespace nibble::cuda

@@ -15,7 +15,11 @@ struct VisibleKeys {
 __device__ __forceinline__ VisibleKeys visible_keys(const Attention& a, const AttentionTile& tile, int token) {
   if (token >= tile.rows) return {1, 0};
   const int position = tile.first_position + token;
-  return {a.window > 0 ? max(0, position - a.window + 1) : 0, position};
+  return {a.window > 0 ? max(0, position - a.window + 1) : 0, a.last_visible ? a.last_visible[tile.first_row + token] : position};
+}
+// The last key that a tile's rows see: what a row sees ends no earlier than what the row before it sees. Tiles that pad see none.
+__device__ __forceinline__ int last_visible_key(const Attention& a, const AttentionTile& tile) {
+  return a.last_visible && tile.rows > 0 ? a.last_visible[tile.first_row + tile.rows - 1] : tile.first_position + tile.rows - 1;
 }
 
 // Eight values of a page, as they lie there; zeros at first.

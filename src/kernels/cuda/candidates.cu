@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/device_code.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/logit_key.cuh"
 
 namespace nibble::cuda {
 namespace {
@@ -19,17 +20,6 @@ __global__ void apply_edits(float* logits, int vocab, const LogitEdit* edits, in
   float v = x - e.subtract;
   v = v < 0.0f ? v * e.repetition : v / e.repetition;
   x = v + e.bias;
-}
-
-// Larger keys are better: higher values first, then lower ids. NaN sorts above all.
-__device__ uint64_t key_of(float x, int id) {
-  uint32_t bits = __float_as_uint(x);
-  bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return uint64_t{bits} << 32 | static_cast<uint32_t>(~id);
-}
-__device__ Candidate candidate_of(uint64_t key) {
-  const auto high = static_cast<uint32_t>(key >> 32);
-  return {__uint_as_float(high & 0x80000000u ? high & 0x7fffffffu : ~high), static_cast<int32_t>(~static_cast<uint32_t>(key))};
 }
 
 struct PartSummary {

@@ -17,8 +17,11 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_prefill.h"
 #include "kernels/cuda/candidates.h"
+#include "kernels/cuda/draft.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/media_embed.h"
+#include "kernels/cuda/quantize_rows.h"
 #include "kernels/cuda/quantize_weights.h"
 #include "kernels/cuda/roofs.h"
 #include "kernels/cuda/step_tables.h"
@@ -53,8 +56,10 @@ class CudaLinear final : public PreparedLinear {
  public:
   PackedWeight weight;
   DeviceMemory blocks, scales;
+  float activation_scale = 0.0f;  // > 0: inputs are rounded to NVFP4 with this global scale
 };
 const PackedWeight& packed(const PreparedLinear& linear) { return static_cast<const CudaLinear&>(linear).weight; }
+float activation_scale(const PreparedLinear& linear) { return static_cast<const CudaLinear&>(linear).activation_scale; }
 
 // What a recorded step depends on: all else is in the tables, whose fixed part is laid out by these sizes alone.
 struct StepSize {
@@ -130,7 +135,6 @@ class CudaBackend final : public Backend {
   }
 
   std::unique_ptr<PreparedLinear> prepare_linear(const LinearWeight& weight, ActivationQuant activations) override {
-    if (activations != ActivationQuant::none) raise(ErrorCode::unsupported, "--activation-quant nvfp4 runs on the CPU only in this build; use --device cpu");
     auto linear = std::make_unique<CudaLinear>();
     linear->shape = shape_of(weight);
     PackedWeight& w = linear->weight;
@@ -147,6 +151,16 @@ class CudaBackend final : public Backend {
       codes = &fp4->codes;
       block_scales = &fp4->block_scales;
       w.factor = fp4->tensor_scale * 0x1p19f;  // unpack_nvfp4 leaves values times 2^-19
+      if (activations == ActivationQuant::nvfp4 && fp4->input_scale > 0) {
+        linear->activation_scale = fp4->input_scale;
+        w.factor *= fp4->input_scale;
+        // Before any step is recorded: its address is to stay.
+        if (const int64_t bytes = options_.max_rows * w.k * 2; quantized_bytes_ < bytes) {
+          quantized_.reset();
+          quantized_ = device_memory(bytes, "rounded activations (lower them with --chunked-prefill-size)");
+          quantized_bytes_ = bytes;
+        }
+      }
     } else {
       const auto& fp8 = std::get<Fp8BlockWeight>(weight);
       w.format = WeightFormat::fp8_block;
@@ -161,7 +175,8 @@ class CudaBackend final : public Backend {
     w.units = (w.k / w.slices + unit_inputs(w.format) - 1) / unit_inputs(w.format);
     linear->bytes = w.bytes();
     linear->blocks = device_memory(w.bytes(), "weights");
-    linear->kernel = fmt::format("sm90 {} (narrow: mma.sync, wide: wgmma)", w.format == WeightFormat::bf16 ? "bf16" : w.format == WeightFormat::nvfp4 ? "nvfp4 w4a16" : "fp8 w8a16");
+    const char* const arithmetic = w.format == WeightFormat::bf16 ? "bf16" : w.format == WeightFormat::fp8_block ? "fp8 w8a16" : linear->activation_scale > 0 ? "nvfp4 w4a4 (emulated)" : "nvfp4 w4a16";
+    linear->kernel = fmt::format("sm90 {} (narrow: mma.sync, wide: wgmma)", arithmetic);
     w.blocks = static_cast<const uint8_t*>(linear->blocks.get());
 
     const int64_t scale_bytes = block_scales ? block_scales->bytes() : 0, code_bytes = (codes->bytes() + 255) / 256 * 256;
@@ -207,16 +222,25 @@ class CudaBackend final : public Backend {
     const LinearJob job{&weight, out};
     linear_group({&job, 1}, x);
   }
+  void linear_into(const PreparedLinear& weight, const Tensor& x, const Tensor& out) override {
+    // The sums of slices are kept under an address of the weight's own.
+    const Tensor sums{const_cast<PreparedLinear*>(&weight), DType::f32, out.shape};
+    if (packed(weight).slices == 1) return linear(weight, x, out);
+    linear(weight, x, sums);
+    const Partial p = partial(sums);
+    add_slices(p.data, p.slices, p.stride, out.count(), out.as<float>(), stream_);
+  }
 
   void linear_group(std::span<const LinearJob> jobs, const Tensor& x) override {
     const PackedWeight& first = packed(*jobs[0].weight);
     for (const LinearJob& job : jobs) {
       const PackedWeight& w = packed(*job.weight);
-      if (w.format == first.format && w.slices == first.slices && w.k == first.k) continue;
+      if (w.format == first.format && w.slices == first.slices && w.k == first.k && activation_scale(*job.weight) == activation_scale(*jobs[0].weight)) continue;
       for (const LinearJob& each : jobs) linear(*each.weight, x, each.out);
       return;
     }
-    LinearCall call{.x = x.data, .rows = static_cast<int>(x.rows()), .targets = {}, .num_targets = static_cast<int>(jobs.size()), .gated = nullptr};
+    const Tensor input = rounded(x, activation_scale(*jobs[0].weight));
+    LinearCall call{.x = input.data, .rows = static_cast<int>(x.rows()), .targets = {}, .num_targets = static_cast<int>(jobs.size()), .gated = nullptr};
     for (size_t i = 0; i < jobs.size(); ++i) {
       const PackedWeight& w = packed(*jobs[i].weight);
       auto* out = jobs[i].out.as<float>();
@@ -230,18 +254,19 @@ class CudaBackend final : public Backend {
       }
       call.targets[i] = {w, out, stride};
     }
-    multiply(call, x);
+    multiply(call, input);
   }
 
   void gated_linear(const PreparedLinear& gate, const PreparedLinear& up, const Tensor& x, const Tensor& gate_out, const Tensor& up_out, const Tensor& out) override {
     const PackedWeight &g = packed(gate), &u = packed(up);
-    if (g.format != u.format || g.slices > 1 || u.slices > 1) {
+    if (g.format != u.format || g.slices > 1 || u.slices > 1 || activation_scale(gate) != activation_scale(up)) {
       linear(gate, x, gate_out);
       linear(up, x, up_out);
       gelu_gate({.gate = gate_out, .up = up_out, .out = out});
       return;
     }
-    multiply({.x = x.data, .rows = static_cast<int>(x.rows()), .targets = {{g, nullptr, 0}, {u, nullptr, 0}, {}}, .num_targets = 2, .gated = out.data}, x);
+    const Tensor input = rounded(x, activation_scale(gate));
+    multiply({.x = input.data, .rows = static_cast<int>(x.rows()), .targets = {{g, nullptr, 0}, {u, nullptr, 0}, {}}, .num_targets = 2, .gated = out.data}, input);
   }
 
   void rotary(const RotaryArgs& args) override {
@@ -265,6 +290,7 @@ class CudaBackend final : public Backend {
   }
   void qkv_prepare(const QkvPrepareArgs& args) override {
     const Partial q = partial(args.q), k = partial(args.k), v = partial(args.v);
+    check_heads(static_cast<int>(args.q.shape[1]), static_cast<int>(args.k.shape[1]), static_cast<int>(args.q.shape[2]));
     // One count of slices for all three: sum those that differ.
     const bool same = q.slices == k.slices && k.slices == v.slices;
     const PoolTables& pool = pool_of(args.sequences);
@@ -278,17 +304,19 @@ class CudaBackend final : public Backend {
   }
   void attention(const AttentionArgs& args) override {
     const int heads = static_cast<int>(args.q.shape[1]), kv_heads = static_cast<int>(args.k_pages.shape[1]), dim = static_cast<int>(args.q.shape[2]);
-    if (!attention_supports(heads, kv_heads, dim)) raise(ErrorCode::unsupported, "attention with {} heads, {} key/value heads of {} channels: no CUDA kernel; use --device cpu", heads, kv_heads, dim);
+    check_heads(heads, kv_heads, dim);
     if (!partial_) {
       partial_ = device_memory(kPartialBytes + kPrefillCounters * 4, "attention scratch");
       check(cudaMemsetAsync(prefill_counters(), 0, kPrefillCounters * 4, stream_), "attention scratch");
     }
     const PoolTables& pool = pool_of(args.sequences);
     cuda::Attention call{.q = prepared_q_, .k_pages = args.k_pages.data, .v_pages = args.v_pages.data, .out = args.out.as<__nv_bfloat16>(), .positions = tables_.positions,
+                         .last_visible = args.last_visible.empty() ? nullptr : tables_.last_visible,
                          .pool = pool, .partial = static_cast<float*>(partial_.get()), .partial_bytes = kPartialBytes, .rows = static_cast<int>(args.q.shape[0]),
                          .heads = heads, .kv_heads = kv_heads, .dim = dim, .window = args.window, .e4m3 = cache_is_e4m3(args.k_pages), .long_tiles = size_.long_tiles};
     const std::vector<SequenceTiles>& sequences = &pool == &tables_.full ? full_tiles_ : sliding_tiles_;
-    if (!attention_prefill_supports(heads, kv_heads, dim, args.window) || sequences.empty()) {
+    // The wide kernel sees no row ahead of its own position.
+    if (!attention_prefill_supports(heads, kv_heads, dim, args.window) || sequences.empty() || call.last_visible) {
       cuda::attention(call, stream_);
       return;
     }
@@ -338,7 +366,7 @@ class CudaBackend final : public Backend {
     check(cudaMemcpyAsync(device, exchange_, static_cast<size_t>(in_bytes), cudaMemcpyHostToDevice, stream_), "sampling");
     auto* const device_summaries = reinterpret_cast<RowSummary*>(device + (in_bytes + 15) / 16 * 16);
     auto* const device_candidates = reinterpret_cast<Candidate*>(device_summaries + rows);
-    find_candidates(logits.as<float>(), static_cast<int>(rows), static_cast<int>(vocab), reinterpret_cast<const float*>(device), reinterpret_cast<const LogitEdit*>(device + rows * 4),
+    find_candidates(added(logits), static_cast<int>(rows), static_cast<int>(vocab), reinterpret_cast<const float*>(device), reinterpret_cast<const LogitEdit*>(device + rows * 4),
                     static_cast<int>(edits.size()), count, candidate_scratch_.get(), device_candidates, device_summaries, stream_);
     check(cudaGetLastError(), "sampling");
     check(cudaMemcpyAsync(exchange_, device_summaries, static_cast<size_t>(out_bytes), cudaMemcpyDeviceToHost, stream_), "sampling");
@@ -346,6 +374,59 @@ class CudaBackend final : public Backend {
     std::memcpy(summaries, exchange_, static_cast<size_t>(rows) * sizeof(RowSummary));
     std::memcpy(out, exchange_ + rows * static_cast<int64_t>(sizeof(RowSummary)), static_cast<size_t>(rows) * kMaxCandidates * sizeof(Candidate));
   }
+  bool drafts() const override { return true; }
+  void draft_input(const DraftInputArgs& args) override {
+    NB_ASSERT(args.round_to_bf16 && args.out.dtype == DType::bf16 && args.table.cols() % 4 == 0, "the CUDA backend drafts in bf16, widths come in fours");
+    const bool f32 = args.hidden.dtype == DType::f32;
+    cuda::draft_input({.ids = args.ids.empty() ? args.chosen.as<int32_t>() : tables_.ids, .table = static_cast<const __nv_bfloat16*>(constant(args.table)), .scale = args.scale,
+                       .hidden = f32 ? added(args.hidden) : args.hidden.data, .hidden_is_f32 = f32, .hidden_rows = args.hidden_rows.empty() ? nullptr : tables_.logit_rows,
+                       .out = args.out.as<__nv_bfloat16>(), .rows = static_cast<int>(args.out.rows()), .width = static_cast<int>(args.table.cols())},
+                      stream_);
+  }
+  void query_prepare(const QueryPrepareArgs& args) override {
+    // As for queries, keys and values, with no heads of the latter two.
+    const int heads = static_cast<int>(args.q.shape[1]), dim = static_cast<int>(args.q.shape[2]);
+    check_heads(heads, heads, dim);
+    const Partial q = partial(args.q);
+    prepared_q_ = q.data;
+    cuda::qkv_prepare({.q = q.data, .k = q.data, .v = q.data, .slices = q.slices, .q_stride = q.stride, .k_stride = 0, .v_stride = 0, .q_norm = norm_weight(args.q_norm),
+                       .k_norm = norm_weight(args.q_norm), .cos = args.rotary.cos.as<float>(), .sin = args.rotary.sin.as<float>(), .k_pages = nullptr, .v_pages = nullptr,
+                       .slots = tables_.full.slots, .rows = static_cast<int>(args.q.shape[0]), .heads = heads, .kv_heads = 0, .dim = dim,
+                       .pairs = args.rotary.cos ? static_cast<int>(args.rotary.cos.cols()) : 0, .e4m3 = false, .eps = args.eps},
+                      stream_);
+  }
+  void argmax(const Tensor& logits, const Tensor& ids) override {
+    const int vocab = static_cast<int>(logits.cols()), max_rows = static_cast<int>(options_.max_rows);
+    DeviceMemory& scratch = argmax_scratch_[vocab];
+    if (!scratch) {
+      const int64_t bytes = argmax_scratch_bytes(max_rows, vocab);
+      scratch = device_memory(bytes, "sampling");
+      check(cudaMemsetAsync(scratch.get(), 0, static_cast<size_t>(bytes), stream_), "sampling");
+    }
+    cuda::argmax(added(logits), static_cast<int>(logits.rows()), vocab, scratch.get(), max_rows, ids.as<int32_t>(), stream_);
+  }
+
+  bool takes_media() const override { return true; }
+  void patch_norm(const PatchNormArgs& args) override {
+    NB_ASSERT(args.out.dtype == DType::bf16, "the CUDA backend embeds in bf16");
+    cuda::patch_norm(static_cast<const uint8_t*>(media_input(args.pixels.data(), static_cast<int64_t>(args.pixels.size_bytes()))), norm_weight(args.weight), norm_weight(args.bias),
+                     args.out.as<__nv_bfloat16>(), static_cast<int>(args.out.rows()), static_cast<int>(args.out.cols()), stream_);
+  }
+  void patch_position(const PatchPositionArgs& args) override {
+    const auto last_line = (args.first_patch + args.x.rows() - 1) / args.columns;
+    NB_ASSERT(args.out.dtype == DType::bf16 && std::max<int64_t>(args.columns - 1, last_line) < args.positions.shape[0], "bf16 out, no patch beyond the position table");
+    cuda::patch_position({.x = added(args.x), .dense_bias = norm_weight(args.dense_bias), .ln_weight = norm_weight(args.ln_weight), .ln_bias = norm_weight(args.ln_bias),
+                          .positions = norm_weight(args.positions), .columns = args.columns, .first_patch = args.first_patch, .norm_weight = norm_weight(args.norm_weight),
+                          .norm_bias = norm_weight(args.norm_bias), .out = args.out.as<__nv_bfloat16>(), .rows = static_cast<int>(args.x.rows()), .width = static_cast<int>(args.x.cols()),
+                          .eps = args.eps},
+                         stream_);
+  }
+  void frame_norm(const FrameNormArgs& args) override {
+    NB_ASSERT(args.out.dtype == DType::bf16, "the CUDA backend embeds in bf16");
+    cuda::frame_norm(static_cast<const float*>(media_input(args.samples.data(), static_cast<int64_t>(args.samples.size_bytes()))), args.out.as<__nv_bfloat16>(),
+                     static_cast<int>(args.out.rows()), static_cast<int>(args.out.cols()), args.eps, stream_);
+  }
+
   Roofs measure_roofs() override { return {measure_read_bandwidth(stream_), measure_bf16_peak(stream_)}; }
   void row_amax(const Tensor& x, float* largest) override {
     NB_ASSERT(x.dtype == DType::bf16, "bf16");
@@ -380,6 +461,29 @@ class CudaBackend final : public Backend {
   static bool cache_is_e4m3(const Tensor& pages) {
     if (pages.dtype == DType::f32) raise(ErrorCode::unsupported, "--kv-cache-dtype float32 runs on the CPU only; use bfloat16 or fp8_e4m3");
     return pages.dtype == DType::e4m3;
+  }
+
+  static void check_heads(int heads, int kv_heads, int dim) {
+    if (!attention_supports(heads, kv_heads, dim)) raise(ErrorCode::unsupported, "attention with {} heads, {} key/value heads of {} channels: no CUDA kernel; use --device cpu", heads, kv_heads, dim);
+  }
+
+  // x itself, or its values as NVFP4 would keep them with that global scale.
+  Tensor rounded(const Tensor& x, float scale) {
+    if (scale == 0.0f) return x;
+    NB_ASSERT(x.dtype == DType::bf16 && x.cols() % kNvfp4Block == 0 && x.bytes() <= quantized_bytes_, "rows must be whole NVFP4 blocks");
+    quantize_nvfp4_rows(x.as<__nv_bfloat16>(), scale, static_cast<__nv_bfloat16*>(quantized_.get()), static_cast<int>(x.rows()), static_cast<int>(x.cols()), stream_);
+    return {quantized_.get(), DType::bf16, x.shape};
+  }
+
+  // A picture or sound on the device, until the next one. Steps that have any are not recorded.
+  const void* media_input(const void* host, int64_t bytes) {
+    if (media_bytes_ < bytes) {
+      media_.reset();
+      media_ = device_memory(bytes, "a picture (fewer soft tokens need less)");
+      media_bytes_ = bytes;
+    }
+    copy_to_device(media_.get(), host, bytes);
+    return media_.get();
   }
 
   void multiply(const LinearCall& call, const Tensor& x) {
@@ -422,7 +526,8 @@ class CudaBackend final : public Backend {
   float* added(const Tensor& x) {
     const auto found = pending_.find(x.data);
     if (found == pending_.end()) return x.as<float>();
-    add_slices(found->second.data, found->second.slices, found->second.stride, x.count(), stream_);
+    if (found->second.slices > 1) add_slices(found->second.data, found->second.slices, found->second.stride, x.count(), found->second.data, stream_);
+    found->second.slices = 1;  // not again by the next that reads it
     return found->second.data;
   }
 
@@ -469,8 +574,9 @@ class CudaBackend final : public Backend {
   std::unordered_map<const void*, SliceMemory> slice_memory_;
   std::unordered_map<const void*, Partial> pending_;
   std::map<std::tuple<const void*, int64_t, int64_t, int>, std::unique_ptr<CUtensorMap>> maps_;
-  DeviceMemory raw_, partial_;
-  int64_t raw_bytes_ = 0;
+  std::unordered_map<int, DeviceMemory> argmax_scratch_;  // by vocabulary
+  DeviceMemory raw_, partial_, quantized_, media_;
+  int64_t raw_bytes_ = 0, quantized_bytes_ = 0, media_bytes_ = 0;
   void* staging_ = nullptr;
   cudaEvent_t staged_[2] = {};
   int turn_ = 0;
@@ -549,8 +655,10 @@ StepSize CudaBackend::fill_tables(const StepPlan& plan) {
     for (const PagedRows& s : pool.sequences) {
       *pool.tiles += (s.num_rows + tile_rows - 1) / tile_rows;
       for (int first = 0; first < s.num_rows; first += tile_rows) {
-        const int n = std::min(tile_rows, s.num_rows - first);
-        *pool.splits = std::max(*pool.splits, attention_splits(s.first_position + first + n - 1, n, pool.window));
+        const int last_row = std::min(first + tile_rows, s.num_rows) - 1;
+        const bool ahead = pool.window > 0 && !plan.last_visible.empty();
+        const int last = ahead ? plan.last_visible[static_cast<size_t>(s.first_row + last_row)] : s.first_position + last_row;
+        *pool.splits = std::max(*pool.splits, attention_splits(s.first_position + first, last, pool.window));
       }
     }
     *pool.splits = power_of_two(*pool.splits);
@@ -569,6 +677,9 @@ StepSize CudaBackend::fill_tables(const StepPlan& plan) {
   std::fill(std::copy(plan.ids.begin(), plan.ids.end(), ids), ids + size.rows, 0);
   std::fill_n(positions, size.rows, 0);
   std::fill(std::copy(plan.logit_rows.begin(), plan.logit_rows.end(), logit_rows), logit_rows + size.logit_rows, 0);
+  int32_t* const last_visible = plan.last_visible.empty() ? nullptr : take(size.rows);
+  if (last_visible) std::fill(std::copy(plan.last_visible.begin(), plan.last_visible.end(), last_visible), last_visible + size.rows, 0);
+  tables_.last_visible = last_visible ? on_device(last_visible) : nullptr;
   tables_.ids = on_device(ids);
   tables_.positions = on_device(positions);
   tables_.logit_rows = on_device(logit_rows);

@@ -135,13 +135,13 @@ __global__ void gather(const float* x, const int32_t* rows, float* out, int hidd
   for (int i = threadIdx.x; i < hidden; i += blockDim.x) out[int64_t{blockIdx.x} * hidden + i] = from[i];
 }
 
-__global__ void sum_slices(float* x, int slices, int64_t stride, int64_t count) {
+__global__ void sum_slices(const float* x, int slices, int64_t stride, int64_t count, float* out) {
   let_next_kernel_start();
   wait_for_earlier_kernels();
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
     float total = x[i];
     for (int s = 1; s < slices; ++s) total += x[s * stride + i];
-    x[i] = total;
+    out[i] = total;
   }
 }
 
@@ -185,8 +185,8 @@ void softcap(float* logits, int64_t count, float cap, cudaStream_t stream) {
 void gather_rows(const float* x, const int32_t* rows, float* out, int num_rows, int hidden, cudaStream_t stream) {
   launch(gather, dim3(num_rows), dim3(256), 0, stream, x, rows, out, hidden);
 }
-void add_slices(float* x, int slices, int64_t slice_stride, int64_t count, cudaStream_t stream) {
-  launch(sum_slices, dim3(blocks_for(count)), dim3(256), 0, stream, x, slices, slice_stride, count);
+void add_slices(const float* x, int slices, int64_t slice_stride, int64_t count, float* out, cudaStream_t stream) {
+  launch(sum_slices, dim3(blocks_for(count)), dim3(256), 0, stream, x, slices, slice_stride, count, out);
 }
 void rotary(const int32_t* positions, const float* frequencies, float* cos, float* sin, int rows, int pairs, cudaStream_t stream) {
   launch(rotary_table, dim3(rows), dim3(128), 0, stream, positions, frequencies, cos, sin, pairs);

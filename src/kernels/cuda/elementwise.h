@@ -27,8 +27,8 @@ void rms_norm_add(const RmsNormAdd& args, cudaStream_t stream);
 void gelu_gate(const float* gate, const float* up, __nv_bfloat16* out, int64_t count, cudaStream_t stream);
 void softcap(float* logits, int64_t count, float cap, cudaStream_t stream);
 void gather_rows(const float* x, const int32_t* rows, float* out, int num_rows, int hidden, cudaStream_t stream);
-// f32 [slices][count] to their sums, in order, in slice 0.
-void add_slices(float* x, int slices, int64_t slice_stride, int64_t count, cudaStream_t stream);
+// out [count] = the sums of f32 [slices][count], in order; out may be x.
+void add_slices(const float* x, int slices, int64_t slice_stride, int64_t count, float* out, cudaStream_t stream);
 // cos and sin of position * frequency, [rows, pairs].
 void rotary(const int32_t* positions, const float* frequencies, float* cos, float* sin, int rows, int pairs, cudaStream_t stream);
 }  // namespace nibble::cuda

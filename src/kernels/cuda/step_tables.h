@@ -33,6 +33,7 @@ struct StepTables {
   const int32_t* ids = nullptr;         // [rows]
   const int32_t* positions = nullptr;   // [rows]
   const int32_t* logit_rows = nullptr;  // [num_logit_rows]
+  const int32_t* last_visible = nullptr;  // [rows] on sliding layers; nullptr: each row its own position
   PoolTables full, sliding;
 };
 }  // namespace nibble::cuda
