@@ -269,7 +269,9 @@ struct Engine::Impl {
   void draft() {
     std::vector<double> rates;
     for (const Going& g : going) rates.push_back(g.sequence->draft_rate);
-    const int32_t drafts = controller.choose(rates);
+    int32_t drafts = controller.choose(rates);
+    // A step with more rows than the model keeps logits of would bring them all to the host.
+    if (const int32_t kept = model.kept_logit_rows(); kept > 0 && !going.empty()) drafts = std::min(drafts, std::max(kept / static_cast<int32_t>(going.size()) - 1, 0));
     counts.num_drafts = drafts;
     std::vector<DraftRow> rows;
     std::vector<std::pair<Sequence*, int32_t>> wanted;
@@ -354,16 +356,16 @@ struct Engine::Impl {
       const Request& r = s.request();
       const int32_t wanted = candidates_wanted(r.sampling, r.top_logprobs);
       count = std::max(count, wanted);
+      // Counts with the drafts in them, where anything asks for counts.
       OutputCounts with_drafts;
+      const bool recount = !s.draft.empty() && counts_matter(r.sampling);
       ThoughtState thought = s.thought;
-      if (!s.draft.empty()) with_drafts = s.output;
+      if (recount) with_drafts = s.output;
       for (size_t j = 0; j <= s.draft.size(); ++j) {
-        if (j > 0) {
-          ++with_drafts[s.draft[j - 1]];
-          thought.push(r.thinking, s.draft[j - 1]);
-        }
+        if (j > 0) thought.push(r.thinking, s.draft[j - 1]);
+        if (j > 0 && recount) ++with_drafts[s.draft[j - 1]];
         // A row that is read whole is edited on the host.
-        if (wanted > 0) append_edits(edits_of(s, s.draft.empty() ? s.output : with_drafts, thought, static_cast<int32_t>(j)), static_cast<int32_t>(temperatures.size()), model.vocab_size(), edits);
+        if (wanted > 0) append_edits(edits_of(s, recount ? with_drafts : s.output, thought, static_cast<int32_t>(j)), static_cast<int32_t>(temperatures.size()), model.vocab_size(), edits);
         temperatures.push_back(r.sampling.temperature < 1e-6f ? 1.0f : r.sampling.temperature);
       }
     }

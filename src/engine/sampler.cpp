@@ -18,7 +18,7 @@ void edit_logits(std::span<float> logits, const LogitEdits& edits) {
   const auto forbid = [&](int32_t id) {
     if (id >= 0 && id < size) logits[static_cast<size_t>(id)] = kMinusInfinity;
   };
-  if (edits.output && (p.frequency_penalty != 0.0f || p.presence_penalty != 0.0f || p.repetition_penalty != 1.0f)) {
+  if (edits.output && counts_matter(p)) {
     for (const auto& [id, count] : *edits.output) {
       float& x = logits[static_cast<size_t>(id)];
       x -= p.frequency_penalty * static_cast<float>(count);
@@ -133,7 +133,7 @@ void append_edits(const LogitEdits& edits, int32_t row, int32_t vocab, std::vect
   const SamplingParams& p = *edits.params;
   std::unordered_map<int32_t, LogitEdit> by_id;
   const auto edit = [&](int32_t id) -> LogitEdit& { return by_id.try_emplace(id, LogitEdit{.row = row, .id = id}).first->second; };
-  if (edits.output && (p.frequency_penalty != 0.0f || p.presence_penalty != 0.0f || p.repetition_penalty != 1.0f)) {
+  if (edits.output && counts_matter(p)) {
     for (const auto& [id, count] : *edits.output) {
       edit(id).subtract = p.frequency_penalty * static_cast<float>(count) + p.presence_penalty;
       edit(id).repetition = p.repetition_penalty;

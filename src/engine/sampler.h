@@ -35,6 +35,8 @@ struct LogitEdits {
 // Steps 1 to 5, in place.
 void edit_logits(std::span<float> logits, const LogitEdits& edits);
 
+// Whether the tokens so far change logits.
+inline bool counts_matter(const SamplingParams& p) { return p.frequency_penalty != 0.0f || p.presence_penalty != 0.0f || p.repetition_penalty != 1.0f; }
 // How many candidates decide a token; 0: the whole row.
 int32_t candidates_wanted(const SamplingParams& params, int32_t top_logprobs);
 // Steps 1 to 5 but for `allowed`, as edits of row `row`; one per id.
