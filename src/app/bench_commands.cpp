@@ -84,6 +84,8 @@ void add_offline(CLI::App& bench, const std::string& command_line, std::function
   app->add_option("--output-len", flags->output_len, "decoded tokens")->capture_default_str()->check(CLI::PositiveNumber);
   app->add_option("--chunked-prefill-size", flags->chunked_prefill, "rows of prefill in a step")->capture_default_str()->check(CLI::PositiveNumber);
   app->add_option("--max-total-tokens", flags->model.max_total_tokens, "KV cache (default: what the largest batch needs)");
+  add_speculative_flags(*app, flags->model.speculative);
+  app->add_option("--force-acceptance", flags->forced, "SYNTHETIC: accept so many tokens a round whatever is right; timing only; a list runs each")->delimiter(',')->check(CLI::PositiveNumber);
   app->add_option("--repeats", flags->repeats, "per measurement")->capture_default_str()->check(CLI::PositiveNumber);
   app->add_option("--seed", flags->seed, "of the random prompts")->capture_default_str();
   app->add_option("--out", flags->out, "folder for results (default: none)");

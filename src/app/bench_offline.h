@@ -1,7 +1,9 @@
-// `nibble bench offline`: the engine alone, in this process. Prefill and decode timed apart at a given batch and context.
+// `nibble bench offline`: the engine alone, in this process. Prefill and decode timed apart at a given batch and context; with an assistant, decode also without
+// it, and with forced acceptances.
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "app/model_loader.h"
 
@@ -14,6 +16,7 @@ struct BenchOfflineFlags {
   int chunked_prefill = 512;        // rows of prefill in a step at most
   int repeats = 3;
   uint64_t seed = 42;
+  std::vector<double> forced;       // SYNTHETIC: tokens a round, whatever is right; one run each
   bool json = false;
   std::string out, name, command_line;
 };
