@@ -15,7 +15,7 @@ Result<void> append_mono(const AVFrame& frame, std::vector<float>& out) {
   const int channels = frame.ch_layout.nb_channels;
   if (channels <= 0 || frame.nb_samples <= 0) return {};
   const auto format = static_cast<AVSampleFormat>(frame.format);
-  const bool planar = av_sample_fmt_is_planar(format);
+  const bool planar = av().av_sample_fmt_is_planar(format);
   const auto append = [&](auto type, float offset, float scale) {
     using Sample = decltype(type);
     for (int i = 0; i < frame.nb_samples; ++i) {
@@ -27,7 +27,7 @@ Result<void> append_mono(const AVFrame& frame, std::vector<float>& out) {
       out.push_back(channels == 1 ? sum : sum / static_cast<float>(channels));
     }
   };
-  switch (av_get_packed_sample_fmt(format)) {
+  switch (av().av_get_packed_sample_fmt(format)) {
     case AV_SAMPLE_FMT_U8: append(uint8_t{}, 128.0f, 1.0f / 128); return {};
     case AV_SAMPLE_FMT_S16: append(int16_t{}, 0.0f, 1.0f / 32768); return {};
     case AV_SAMPLE_FMT_S32: append(int32_t{}, 0.0f, 1.0f / 2147483648.0f); return {};

@@ -1,17 +1,13 @@
 // A container in memory, opened by libav. It can read these bytes and nothing else: no file, no network, none of the formats that refer to other places.
 #pragma once
 
-extern "C" {
-#include <libavcodec/avcodec.h>
-#include <libavformat/avformat.h>
-}
-
 #include <cstddef>
 #include <memory>
 #include <span>
 #include <string>
 
 #include "base/error.h"
+#include "media/av_library.h"
 
 namespace nibble {
 class AvInput {

@@ -1,9 +1,5 @@
 #include "media/video.h"
 
-extern "C" {
-#include <libswscale/swscale.h>
-}
-
 #include <cmath>
 
 #include "media/av_input.h"
@@ -13,18 +9,18 @@ namespace {
 constexpr double kUnknownRate = 24.0;
 
 struct FreeScaler {
-  void operator()(SwsContext* scaler) const { sws_freeContext(scaler); }
+  void operator()(SwsContext* scaler) const { av().sws_freeContext(scaler); }
 };
 
 Result<Image> to_rgb(const AVFrame& frame) {
   if (auto size = frame.width > 0 && frame.height > 0; !size) return fail(ErrorCode::corrupt, "broken video: an empty frame");
   Image image{.width = frame.width, .height = frame.height, .rgb = std::vector<uint8_t>(static_cast<size_t>(frame.width) * static_cast<size_t>(frame.height) * 3)};
-  const std::unique_ptr<SwsContext, FreeScaler> scaler(sws_getContext(frame.width, frame.height, static_cast<AVPixelFormat>(frame.format), frame.width, frame.height, AV_PIX_FMT_RGB24,
+  const std::unique_ptr<SwsContext, FreeScaler> scaler(av().sws_getContext(frame.width, frame.height, static_cast<AVPixelFormat>(frame.format), frame.width, frame.height, AV_PIX_FMT_RGB24,
                                                                       SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT, nullptr, nullptr, nullptr));
   if (!scaler) return fail(ErrorCode::unsupported, "video frames of an unknown pixel format");
   uint8_t* planes[4] = {image.rgb.data(), nullptr, nullptr, nullptr};
   const int strides[4] = {frame.width * 3, 0, 0, 0};
-  sws_scale(scaler.get(), frame.data, frame.linesize, 0, frame.height, planes, strides);
+  av().sws_scale(scaler.get(), frame.data, frame.linesize, 0, frame.height, planes, strides);
   return image;
 }
 }  // namespace
