@@ -13,5 +13,5 @@ struct ChatFlags {
   float temperature = -1;   // < 0: the model's recommendation
   int max_tokens = 1024;
 };
-int run_chat(const ChatFlags& flags);
+int run_chat(ChatFlags flags);
 }  // namespace nibble

@@ -7,10 +7,13 @@
 
 #include "app/bench_commands.h"
 #include "app/chat.h"
+#include "app/command_tree.h"
 #include "app/inspect.h"
 #include "app/inspect_checkpoint.h"
 #include "app/inspect_compare.h"
 #include "app/quantize_command.h"
+#include "app/serve_flag_table.h"
+#include "app/version.h"
 #include "base/log.h"
 #include "base/nearest.h"
 
@@ -32,9 +35,40 @@ std::vector<std::string> option_names(const CLI::App& app) {
   }
   return names;
 }
+CommandOption described(const CLI::Option& option) {
+  CommandOption out;
+  for (const std::string& name : option.get_snames()) out.names.push_back("-" + name);
+  for (const std::string& name : option.get_lnames()) out.names.push_back("--" + name);
+  out.positional = out.names.empty();
+  if (out.positional) out.names.push_back(option.get_name(true));
+  out.help = option.get_description();
+  out.fallback = option.get_default_str();
+  out.takes_value = option.get_items_expected_max() > 0;
+  out.required = option.get_required();
+  out.choices = listed_words(out.help);
+  return out;
+}
+
+Command described(const CLI::App& app) {
+  Command out{.name = app.get_name(), .help = app.get_description()};
+  for (const CLI::Option* option : app.get_options()) out.options.push_back(described(*option));
+  for (const CLI::App* sub : app.get_subcommands({})) out.commands.push_back(described(*sub));
+  return out;
+}
+
+Command serve_command() {
+  Command out{.name = "serve", .help = "an OpenAI-compatible server; the command lines of SGLang work unchanged"};
+  out.options.push_back({.names = {"MODEL"}, .help = "as --model-path", .positional = true});
+  for (const Flag& flag : serve_flag_table()) {
+    if (flag.fate != Flag::Fate::use) continue;
+    const bool boolean = flag.type == Flag::Type::boolean;
+    out.options.push_back({.names = {std::string("--") + flag.name}, .help = flag.help, .fallback = boolean ? "" : flag.fallback, .takes_value = !boolean, .choices = listed_words(flag.help)});
+  }
+  return out;
+}
 }  // namespace
 
-int run_command(const std::vector<std::string>& args) {
+int run_command(const std::vector<std::string>& args, bool parse_only) {
   CLI::App app("nibble: serves Gemma 4 at four bits", "nibble");
   app.require_subcommand(1);
   ModelFlags flags;
@@ -86,6 +120,7 @@ int run_command(const std::vector<std::string>& args) {
   chat->add_flag("--think", chat_flags.thinking, "let the model think first");
   chat->add_option("--temperature", chat_flags.temperature, "0: the likeliest reply (default: the model's recommendation)");
   chat->add_option("--max-tokens", chat_flags.max_tokens, "longest reply")->capture_default_str()->check(CLI::PositiveNumber);
+  add_speculative_flags(*chat, chat_flags.model.speculative);
   chat->callback([&] { action = [&] { return run_chat(chat_flags); }; });
 
   QuantizeFlags quantize_flags;
@@ -97,6 +132,28 @@ int run_command(const std::vector<std::string>& args) {
   for (const std::string& arg : args) command_line += " " + arg;
   add_bench_commands(*app.add_subcommand("bench", "load tests, engine timings, kernels against the machine's own roof"), command_line, action);
   add_eval_command(app, command_line, action);
+
+  std::string shell;
+  const auto whole = [&app] {
+    Command root = described(app);
+    root.help = "serves Gemma 4 at four bits";
+    root.commands.insert(root.commands.begin(), serve_command());
+    return root;
+  };
+  CLI::App* completion = app.add_subcommand("completion", "a completion script for the shell, to stdout");
+  completion->add_option("SHELL", shell, "bash, zsh")->required()->check(CLI::IsMember({"bash", "zsh"}));
+  completion->callback([&] {
+    action = [&] {
+      std::cout << (shell == "bash" ? bash_completion(whole()) : zsh_completion(whole()));
+      return 0;
+    };
+  });
+  app.add_subcommand("man", "the man page, to stdout")->callback([&] {
+    action = [&] {
+      std::cout << man_page(whole(), kVersion);
+      return 0;
+    };
+  });
 
   std::vector<std::string> reversed(args.rbegin(), args.rend());
   // A spelling of other tools.
@@ -117,6 +174,7 @@ int run_command(const std::vector<std::string>& args) {
     std::fprintf(stderr, "error: %s%s\n", error.what(), hint.c_str());
     return 2;
   }
+  if (parse_only) return 0;
   configure_log({.level = LogLevel::warning, .utc = false, .json = false, .to_stdout = false});
   return action();
 }

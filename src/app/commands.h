@@ -5,6 +5,6 @@
 #include <vector>
 
 namespace nibble {
-// args[0] is the command's name. Returns the exit code.
-int run_command(const std::vector<std::string>& args);
+// args[0] is the command's name. Returns the exit code. `parse_only`: stop when the flags are known to be good.
+int run_command(const std::vector<std::string>& args, bool parse_only = false);
 }  // namespace nibble

@@ -1,5 +1,6 @@
 // The command line: one word chooses the command, errors are one line, exit codes are 0 done, 1 failed while running, 2 wrong usage or input.
 #include <cstdio>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,8 @@ constexpr const char* kHelp =
     "  nibble bench offline      prefill and decode of the engine alone\n"
     "  nibble bench verify-spec  output with and without speculation, bit by bit\n"
     "  nibble bench ops          kernels against the machine's own roof\n"
+    "  nibble bench report       what stored runs say, as tables\n"
+    "  nibble completion SHELL   completion for bash or zsh; nibble man prints the man page\n"
     "  nibble --version\n\n"
     "Each command explains itself with --help. MODEL is a folder in Hugging Face layout, an id in the\n"
     "local Hugging Face cache, or the word demo.\n";
@@ -33,9 +36,11 @@ int run(const std::vector<std::string>& args) {
     std::printf("nibble %s\n", nibble::kVersion);
     return 0;
   }
-  const std::vector<std::string> rest(args.begin() + 1, args.end());
-  if (args[0] == "serve") return nibble::run_serve(rest);
-  return nibble::run_command(args);
+  // For tests of written-down command lines: the flags are read and nothing runs.
+  const bool parse_only = args[0] == "--parse-only";
+  const std::vector<std::string> command(args.begin() + (parse_only ? 1 : 0), args.end());
+  if (!command.empty() && command[0] == "serve") return nibble::run_serve(std::span(command).subspan(1), parse_only);
+  return nibble::run_command(command, parse_only);
 }
 }  // namespace
 

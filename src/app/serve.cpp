@@ -260,7 +260,7 @@ int run(const ServeFlags& flags) {
 }
 }  // namespace
 
-int run_serve(std::span<const std::string> args) {
+int run_serve(std::span<const std::string> args, bool parse_only) {
   std::vector<std::string> problems;
   const ServeFlags flags = parse_serve_flags(args, problems);
   if (flags.help) {
@@ -280,6 +280,6 @@ int run_serve(std::span<const std::string> args) {
     for (const std::string& line : problems) std::fprintf(stderr, "%s\n", line.c_str());
     return 2;
   }
-  return run(flags);
+  return parse_only ? 0 : run(flags);
 }
 }  // namespace nibble

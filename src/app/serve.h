@@ -5,5 +5,6 @@
 #include <string>
 
 namespace nibble {
-int run_serve(std::span<const std::string> args);
+// `parse_only`: stop when the flags are known to be good.
+int run_serve(std::span<const std::string> args, bool parse_only = false);
 }

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/file_io.h"
 #include "base/rng.h"
+#include "base/shipped_files.h"
 
 namespace nibble {
 namespace {
@@ -80,13 +81,7 @@ Workload load_workload(const std::filesystem::path& file) {
 
 std::filesystem::path own_workload() {
   if (const char* file = std::getenv("NIBBLE_PROMPTS")) return file;
-  std::error_code error;
-  const auto executable = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (!error) {
-    const auto installed = executable.parent_path().parent_path() / "share/nibble/workloads/qualitative.jsonl";
-    if (std::filesystem::exists(installed)) return installed;
-  }
-  return NIBBLE_SOURCE_DIR "/bench/workloads/qualitative.jsonl";
+  return shipped_file("workloads/qualitative.jsonl", "bench/workloads/qualitative.jsonl");
 }
 
 Workload random_workload(int64_t count, int64_t input_tokens, int32_t low, int32_t high, uint64_t seed) {

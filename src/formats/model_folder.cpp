@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/file_io.h"
+#include "base/shipped_files.h"
 
 namespace nibble {
 namespace fs = std::filesystem;
@@ -24,13 +25,7 @@ std::string trimmed(std::string text) {
 
 fs::path demo_model_folder() {
   if (const char* folder = std::getenv("NIBBLE_DEMO_DIR")) return folder;
-  std::error_code error;
-  const fs::path executable = fs::read_symlink("/proc/self/exe", error);
-  if (!error) {
-    const fs::path installed = executable.parent_path().parent_path() / "share/nibble/demo";
-    if (fs::exists(installed / "config.json")) return installed;
-  }
-  return NIBBLE_SOURCE_DIR "/models/demo";
+  return shipped_file("demo", "models/demo");
 }
 
 fs::path find_model_folder(const ModelLocation& location) {
