@@ -19,6 +19,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 matplotlib.rcParams["svg.hashsalt"] = "nibble"  # the same bytes for the same numbers
+matplotlib.rcParams["svg.fonttype"] = "none"
 
 
 def read(path):
@@ -83,7 +84,7 @@ def accuracy(runs, out):
 def roofline(path, out):
     report = json.loads(pathlib.Path(path).read_text())
     rows = report["rows"]
-    labels = [f"{r['format']} {r['n']}x{r['k']}, {r['rows']} rows" for r in rows]
+    labels = [f"{r['op']}, {r['format']}, {r['rows']} rows" for r in rows]
     figure, axis = plt.subplots(figsize=(7, 0.22 * len(rows) + 1.5), layout="constrained")
     axis.barh(range(len(rows)), [max(r["of_bandwidth"], r.get("of_peak", 0)) for r in rows], color=["tab:blue" if r["of_bandwidth"] >= r.get("of_peak", 0) else "tab:orange" for r in rows])
     axis.axvline(1, color="black", linewidth=0.8)

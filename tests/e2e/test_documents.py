@@ -1,0 +1,116 @@
+"""Every command that README and the documents tell a reader to type is run here, in the order of its page, in a folder of its own.
+
+Which lines are commands: in fenced blocks of `sh` and in indented ones, those that begin with nibble, build/dev/src/app/nibble, ./dev, curl, echo or cat; a backslash, a
+quote or a here-document goes on over lines. A comment before a block says that it cannot run here, and then only its flags are read (`nibble --parse-only`):
+
+    <!-- gpu -->  <!-- real weights -->  <!-- long -->  <!-- not here: WHY -->
+"""
+
+import os
+import re
+import shlex
+import subprocess
+
+import pytest
+from conftest import NIBBLE, REPO, Server
+
+PAGES = sorted([REPO / "README.md", *(REPO / "docs").rglob("*.md")])
+MARK = re.compile(r"<!-- (gpu|real weights|long|not here: .+) -->")
+COMMAND = re.compile(r"^(nibble|build/dev/src/app/nibble|\./dev|curl|echo|cat)( |$)")
+DEV = {line.split()[0] for line in subprocess.run([REPO / "dev", "help"], capture_output=True, text=True, check=True).stdout.splitlines()[1:]}
+
+
+def commands(page):
+    """(line number, command, marked) of a page."""
+    fenced, shell, mark, block_mark, held = False, False, False, False, ""
+    out, start, indented = [], 0, False
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if line.startswith("```"):
+            fenced, shell = not fenced, line.strip("`").strip() in ("sh", "bash")
+            block_mark, mark = (mark, False) if fenced else (False, mark)
+            continue
+        if MARK.match(line):
+            mark = True
+            continue
+        code = line if fenced else line[4:] if line.startswith("    ") else None
+        if code is None:
+            if indented and line.strip():
+                block_mark = indented = False
+            if line.strip():
+                mark = False
+            continue
+        if not fenced and not indented:
+            indented, block_mark, mark = True, mark, False
+        if fenced and not shell:
+            continue
+        code = re.sub(r"\s+# .*$", "", code).rstrip()
+        if not held and not COMMAND.match(code):
+            continue
+        start = start if held else number
+        held = held[:-1] + " " + code.strip() if held.endswith("\\") else f"{held}\n{code}" if held else code
+        here = re.search(r"<<'(\w+)'", held)
+        if held.endswith("\\") or (here and code != here[1]) or (not here and held.count("'") % 2):
+            continue  # a continued line, a document that goes on, a quoted body that goes on
+        out.append((start, held, block_mark))
+        held = ""
+    assert not held, f"{page.name}: a command that does not end: {held}"
+    return out
+
+
+def read_flags(command):
+    words = shlex.split(command)
+    for end in ("|", ">", "&", "2>", ">>"):
+        if end in words:
+            words = words[: words.index(end)]
+    if words[0] == "./dev":
+        assert (words + ["help"])[1] in DEV, f"./dev has no {words[1]}"
+    elif words[0] != "curl":
+        ran = subprocess.run([NIBBLE, "--parse-only", *words[1:]], capture_output=True, text=True, timeout=30)
+        asks = {"--help", "--help-all", "--version"} & set(words)
+        assert ran.returncode == 0, f"{command}: {ran.stderr}"
+        assert asks or not ran.stdout, ran.stdout
+
+
+def run(command, folder, server):
+    words = shlex.split(command)
+    if words[0] == "./dev":
+        return read_flags(command)  # each runs the whole of something: CI is ./dev test
+    if words[:2] in (["nibble", "serve"], ["build/dev/src/app/nibble", "serve"]) and "--help" not in command:
+        flags = words[2:]
+        if "--port" in flags:
+            del flags[flags.index("--port") : flags.index("--port") + 2]
+        s = Server(*flags)
+        return s.stop()
+    text = command.replace("build/dev/src/app/nibble", "nibble").replace("http://127.0.0.1:30000", server.url)
+    path = f"{os.path.dirname(NIBBLE)}:{os.environ['PATH']}"
+    ran = subprocess.run(["bash", "-o", "pipefail", "-c", text], cwd=folder, input="Who are you?\n", capture_output=True, text=True, timeout=300, env=os.environ | {"PATH": path})
+    assert ran.returncode == 0, f"{command}\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}"
+    if words[0] == "curl":
+        assert '"error"' not in ran.stdout[:200], ran.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(REPO).as_posix())
+def test_its_commands_work(page, tmp_path, server):
+    (tmp_path / "models").symlink_to(REPO / "models")
+    (tmp_path / "bench").symlink_to(REPO / "bench")
+    for number, command, marked in commands(page):
+        print(f"{page.name}:{number}: {'flags of ' if marked else ''}{command}")
+        try:
+            read_flags(command) if marked else run(command, tmp_path, server)
+        except (AssertionError, subprocess.TimeoutExpired) as e:
+            raise AssertionError(f"{page.name}:{number}: {e}") from e
+
+
+def test_commands_are_found():
+    """The reader above sees what is there: fenced, indented, continued, marked."""
+    found = commands(REPO / "README.md")
+    assert any(c.startswith("./dev demo") for _, c, _ in found) and any("/v1/chat/completions" in c for _, c, _ in found)
+    serving = commands(REPO / "docs/guide/serving.md")
+    assert any("--speculative-algorithm NEXTN" in c and marked for _, c, marked in serving)
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
