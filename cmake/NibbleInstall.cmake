@@ -1,7 +1,7 @@
 # `cmake --install BUILD --prefix DIR`: a folder that can be moved as a whole. The program finds its demo model, its prompts and the few shared libraries that come
 # with it from where it lies itself.
 #
-#   bin/nibble                             lib/nibble/*.so          share/nibble/demo, workloads
+#   bin/nibble                             lib/nibble/*.so          share/nibble/demo, workloads, calibration.jsonl
 #   share/man/man1/nibble.1                share/bash-completion/completions/nibble, share/zsh/site-functions/_nibble
 #   share/doc/nibble                       README, CHANGELOG, LICENSE, licences of the libraries inside
 if(NOT TARGET nibble)
@@ -19,6 +19,7 @@ else()
   install(TARGETS nibble RUNTIME DESTINATION bin)
 endif()
 install(DIRECTORY models/demo/ DESTINATION share/nibble/demo PATTERN "training.json" EXCLUDE)
+install(FILES models/calibration.jsonl DESTINATION share/nibble)
 install(FILES bench/workloads/qualitative.jsonl DESTINATION share/nibble/workloads)
 install(FILES README.md CHANGELOG.md LICENSE DESTINATION share/doc/nibble)
 

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file_io.h"
+#include "base/shipped_files.h"
 #include "text/chat_messages.h"
 
 namespace nibble {
@@ -130,12 +131,6 @@ CalibrationText read_calibration_text(const CalibrationTextOptions& options, con
 
 fs::path own_calibration_text() {
   if (const char* file = std::getenv("NIBBLE_CALIBRATION")) return file;
-  std::error_code error;
-  const auto executable = fs::read_symlink("/proc/self/exe", error);
-  if (!error) {
-    const auto installed = executable.parent_path().parent_path() / "share/nibble/calibration.jsonl";
-    if (fs::exists(installed)) return installed;
-  }
-  return NIBBLE_SOURCE_DIR "/models/calibration.jsonl";
+  return shipped_file("calibration.jsonl", "models/calibration.jsonl");
 }
 }  // namespace nibble

@@ -3,7 +3,9 @@
 Which lines are commands: in fenced blocks of `sh` and in indented ones, those that begin with nibble, build/dev/src/app/nibble, ./dev, curl, echo or cat; a backslash, a
 quote or a here-document goes on over lines. A comment before a block says that it cannot run here, and then only its flags are read (`nibble --parse-only`):
 
-    <!-- gpu -->  <!-- real weights -->  <!-- long -->  <!-- not here: WHY -->
+    <!-- gpu -->  <!-- real weights -->  <!-- long -->
+
+or that it is about another machine, and then it is left alone: <!-- not here: WHY -->
 """
 
 import os
@@ -22,25 +24,25 @@ DEV = {line.split()[0] for line in subprocess.run([REPO / "dev", "help"], captur
 
 def commands(page):
     """(line number, command, marked) of a page."""
-    fenced, shell, mark, block_mark, held = False, False, False, False, ""
+    fenced, shell, mark, block_mark, held = False, False, "", "", ""
     out, start, indented = [], 0, False
     for number, line in enumerate(page.read_text().splitlines(), 1):
         if line.startswith("```"):
             fenced, shell = not fenced, line.strip("`").strip() in ("sh", "bash")
-            block_mark, mark = (mark, False) if fenced else (False, mark)
+            block_mark, mark = (mark, "") if fenced else ("", mark)
             continue
         if MARK.match(line):
-            mark = True
+            mark = MARK.match(line)[1]
             continue
         code = line if fenced else line[4:] if line.startswith("    ") else None
         if code is None:
             if indented and line.strip():
-                block_mark = indented = False
+                block_mark, indented = "", False
             if line.strip():
-                mark = False
+                mark = ""
             continue
         if not fenced and not indented:
-            indented, block_mark, mark = True, mark, False
+            indented, block_mark, mark = True, mark, ""
         if fenced and not shell:
             continue
         code = re.sub(r"\s+# .*$", "", code).rstrip()
@@ -51,7 +53,8 @@ def commands(page):
         here = re.search(r"<<'(\w+)'", held)
         if held.endswith("\\") or (here and code != here[1]) or (not here and held.count("'") % 2):
             continue  # a continued line, a document that goes on, a quoted body that goes on
-        out.append((start, held, block_mark))
+        if not block_mark.startswith("not here"):
+            out.append((start, held, block_mark))
         held = ""
     assert not held, f"{page.name}: a command that does not end: {held}"
     return out
