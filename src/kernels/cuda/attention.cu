@@ -426,6 +426,7 @@ void run_prepare(const QkvPrepare& a, cudaStream_t stream) {
 void qkv_prepare(const QkvPrepare& a, cudaStream_t stream) { a.slices == 1 ? run_prepare<1>(a, stream) : a.slices == 2 ? run_prepare<2>(a, stream) : run_prepare<4>(a, stream); }
 
 void attention(const Attention& a, cudaStream_t stream) {
+  if (attention_decode_fits(a)) return attention_decode(a, stream);
   switch (a.dim) {
     case 16: run_dim<16>(a, stream); break;
     case 32: run_dim<32>(a, stream); break;

@@ -44,6 +44,7 @@ struct Attention {
   int64_t partial_bytes;
   int rows, heads, kv_heads, dim, window;
   bool e4m3;
+  bool one_row_tiles;             // no tile has more than one row
   bool long_tiles;                // tiles of 32 rows x heads instead of 16
 };
 // Rows that one tile takes.
@@ -52,4 +53,7 @@ int attention_tile_rows(int heads, int kv_heads, bool long_tiles);
 int attention_splits(int first, int last, int window);
 bool attention_supports(int heads, int kv_heads, int dim);
 void attention(const Attention& args, cudaStream_t stream);
+// attention_decode.cu: the same, for few rows a sequence on sliding layers.
+bool attention_decode_fits(const Attention& args);
+void attention_decode(const Attention& args, cudaStream_t stream);
 }  // namespace nibble::cuda

@@ -65,7 +65,7 @@ float activation_scale(const PreparedLinear& linear) { return static_cast<const 
 struct StepSize {
   int program = 0;  // what the body calls (StepPlan)
   int rows = 0, logit_rows = 0;
-  bool long_tiles = false;
+  bool long_tiles = false, one_row_tiles = true;
   int full_tiles = 0, sliding_tiles = 0, full_splits = 0, sliding_splits = 0;
   auto operator<=>(const StepSize&) const = default;
 };
@@ -313,7 +313,7 @@ class CudaBackend final : public Backend {
     cuda::Attention call{.q = prepared_q_, .k_pages = args.k_pages.data, .v_pages = args.v_pages.data, .out = args.out.as<__nv_bfloat16>(), .positions = tables_.positions,
                          .last_visible = args.last_visible.empty() ? nullptr : tables_.last_visible,
                          .pool = pool, .partial = static_cast<float*>(partial_.get()), .partial_bytes = kPartialBytes, .rows = static_cast<int>(args.q.shape[0]),
-                         .heads = heads, .kv_heads = kv_heads, .dim = dim, .window = args.window, .e4m3 = cache_is_e4m3(args.k_pages), .long_tiles = size_.long_tiles};
+                         .heads = heads, .kv_heads = kv_heads, .dim = dim, .window = args.window, .e4m3 = cache_is_e4m3(args.k_pages), .one_row_tiles = size_.one_row_tiles, .long_tiles = size_.long_tiles};
     const std::vector<SequenceTiles>& sequences = &pool == &tables_.full ? full_tiles_ : sliding_tiles_;
     // The wide kernel sees no row ahead of its own position.
     if (!attention_prefill_supports(heads, kv_heads, dim, args.window) || sequences.empty() || call.last_visible) {
@@ -639,7 +639,10 @@ StepSize CudaBackend::fill_tables(const StepPlan& plan) {
   const int rows = static_cast<int>(plan.ids.size());
   StepSize size{.program = plan.program, .rows = std::min(round_up_rows(rows), static_cast<int>(options_.max_rows)), .logit_rows = static_cast<int>(plan.logit_rows.size())};
   if (size.logit_rows == rows) size.logit_rows = size.rows;
-  for (const PagedRows& s : plan.full_rows) size.long_tiles |= s.num_rows > 8;
+  for (const PagedRows& s : plan.full_rows.empty() ? plan.sliding_rows : plan.full_rows) {
+    size.long_tiles |= s.num_rows > 8;
+    size.one_row_tiles &= s.num_rows == 1;
+  }
 
   // Splits and tiles of each pool, rounded up so that few records serve all contexts.
   struct Pool {
