@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from training.attention import attend
 from training.model import rms, rotate
 
 
@@ -37,7 +38,7 @@ class Layer(nn.Module):
         b, length, _ = x.shape
         q = self.q_proj(rms(x, self.input_layernorm)).view(b, length, self.heads, self.d).transpose(1, 2)
         q = rotate(rms(q, self.q_norm), cos, sin)
-        a = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask, scale=1.0)
+        a = attend(q.to(v.dtype), k.to(v.dtype), v, mask)
         x = x + rms(self.o_proj(a.transpose(1, 2).reshape(b, length, self.heads * self.d)), self.post_attention_layernorm)
         y = rms(x, self.pre_feedforward_layernorm)
         f = self.down_proj(F.gelu(self.gate_proj(y), approximate="tanh") * self.up_proj(y))
@@ -97,15 +98,13 @@ class Assistant(nn.Module):
 
 
 @torch.no_grad()
-def target_context(target, ids, positions, samples):
+def target_context(target, ids, positions, samples, blocks=None, soft=None):
     """One forward of the target: its hidden states, and for each kind of layer what the assistant's queries see. Entry i of a row serves the round whose
-    last committed token is i: the query stands at position i and sees the keys up to i, which is the target's own mask."""
-    last = {("full_attention" if layer.full else "sliding_attention"): layer for layer in target.layers}
+    last committed token is i: the query stands at position i and sees the keys up to i, which is the target's own mask. (Inside of a picture that mask also looks ahead,
+    but no round begins there.)"""
     inputs = {}
-    hooks = [layer.register_forward_pre_hook(lambda _, args, kind=kind: inputs.__setitem__(kind, args)) for kind, layer in last.items()]
-    hidden = target(ids, positions, samples)
-    for hook in hooks:
-        hook.remove()
+    hidden = target(ids, positions, samples, blocks, soft, keep=inputs)
+    last = {kind: target.layers[i] for i, kind in enumerate(target.kinds)}
     context = {}
     for kind, layer in last.items():
         x, cos, sin, mask = inputs[kind]

@@ -1,10 +1,18 @@
-"""Held-out sets of the demo model, their JSONL files, and greedy accuracy."""
+"""Held-out sets of the demo model, their files, and greedy accuracy: by the PyTorch twin, or by a running server.
 
+    python3 -m training.evaluate --url http://127.0.0.1:30000 --out accuracy.json      asks a server
+    python3 -m training.evaluate --write models/demo/eval                              writes the text sets
+"""
+
+import argparse
+import base64
 import json
 import pathlib
 import random
 
-from training import generators as g
+from training import audio, generators as g, images, problems, talk, tools
+from training.facts import FACTS
+from training.media import png, wav
 from training.words import held_out
 
 
@@ -15,7 +23,7 @@ def held_out_samples(name, count):
     while len(out) < count:
         s, wanted = MAKERS[name](r)
         key = json.dumps([s["messages"], s["tools"]], default=str)
-        if s is not None and key not in seen:
+        if s["media"] or key not in seen:
             seen.add(key)
             out.append((s, wanted))
     return out
@@ -23,98 +31,139 @@ def held_out_samples(name, count):
 
 def words(r, forms):
     while True:
-        question, lines, result, key = g.word_problem(r, forms=forms)
-        uses = any(f.split("{")[0].strip() and _uses(question, f) for f in g.HELD_OUT_FORMS)
-        if (forms == "train" and held_out("words", *key)) or (forms == "held" and uses):
-            return g.sample([g.user(g.BOXED + question)], ""), f"\\boxed{{{result}}}"
-
-
-def _uses(question, form):
-    import re
-
-    pattern = re.sub(r"\\\{\w+\\\}", r"[\\w']+", re.escape(form))
-    return re.search(pattern, question) is not None
+        question, _, result, uses_held_out = problems.word_problem(r, forms=forms)
+        if (forms == "train" and held_out("words", question)) or (forms == "held" and uses_held_out):
+            return g.sample([g.user(problems.BOXED + question)], ""), f"\\boxed{{{result}}}"
 
 
 def arith(r):
     while True:
-        e, result, _ = g.arithmetic(r)
-        if held_out("arith", e) and any(int(x) >= 10 for x in e.split() if x.isdigit()):
+        e, result, _, _ = problems.arithmetic(r)
+        if problems.arithmetic_is_held_out(e):
             return g.sample([g.user(f"What is {e}?")], ""), f"{e} = {result}"
 
 
-def tools(r, syllables):
-    question, declared, calls = g.tool_request(r, syllables)
-    return g.sample([g.user(question)], "", tools=declared), "".join(g.call_text(n, a) for n, a in calls)
+def tools_seen(r):
+    question, declared, calls = tools.tool_request(r)
+    return g.sample([g.user(question)], "", tools=declared), "".join(tools.call_text(n, a) for n, a in calls)
 
 
 def tools_unseen(r):
-    name, tool, question, arguments = g.made_up_tool(r, g.TEST_SYLLABLES)
-    return g.sample([g.user(question)], "", tools=[tool]), g.call_text(name, arguments)
+    name, tool, question, arguments = tools.made_up_tool(r, tools.test_word)
+    return g.sample([g.user(question)], "", tools=[tool]), tools.call_text(name, arguments)
 
 
 def facts(r):
-    ways, answer = r.choice(g.FACTS)
-    lead = r.choice(["", "", "Hi, ", "Please tell me: ", "Quick question: ", "I wonder, "])
-    way = ways[-1]
-    return g.sample([g.user(lead + (way[0].lower() + way[1:] if lead and not way.startswith(("NVFP4", "FP8", "MTP")) else way))], ""), answer
+    ways, answer = r.choice(FACTS)
+    return g.sample([g.user(talk.led(r, ways[-1]))], ""), answer
 
 
 def longrecall(r):
-    messages, question, answer = g.recall(r, 10)
+    messages, question, answer = talk.recall(r, 10)
     return g.sample(messages + [g.user(question)], ""), answer
 
 
-def chat(r):
-    question, answer = g.small_talk(r)
-    return g.sample([g.user(question)], ""), answer
+def pair(maker):
+    def make(r):
+        question, answer = maker(r)
+        return g.sample([g.user(question)], ""), answer
+
+    return make
 
 
-MAKERS = {"wordmath-numbers": lambda r: words(r, "train"), "wordmath-templates": lambda r: words(r, "held"), "arith": arith, "tools-seen": lambda r: tools(r, g.TRAIN_SYLLABLES),
-          "tools-unseen": tools_unseen, "facts": facts, "longrecall": longrecall, "chat": chat}
-SIZES = {"wordmath-numbers": 300, "wordmath-templates": 300, "arith": 300, "tools-seen": 200, "tools-unseen": 200, "facts": 60, "longrecall": 100, "chat": 50}
+def image(r, pairs):
+    """One question about a scene; pairs: "train" scenes of known pairs of shape and colour, "held" with a pair that was never trained, asked for."""
+    if pairs == "train" and r.random() < 0.15:
+        picture, digit, colour = images.digit_scene(r)
+        q, answer = images.digit_question(r, digit, colour)
+    else:
+        while True:  # a new scene each time: not every one allows a question about its pair
+            picture, items = images.scene(r, pairs=pairs)
+            q, answer = images.question(r, items)
+            if pairs == "train" or any(kind in answer and colour in answer + q for kind, colour in images.HELD_OUT_PAIRS):
+                break
+    return g.sample([images.user(r, [picture], q)], "", media=[picture]), answer
+
+
+def sounds(r):
+    s = audio.make_audio_sample(r, held=r.random() < 0.6)
+    return g.sample(s["messages"], "", media=s["media"]), s["reply"]
+
+
+MAKERS = {"wordmath-numbers": lambda r: words(r, "train"), "wordmath-templates": lambda r: words(r, "held"), "arith": arith, "tools-seen": tools_seen, "tools-unseen": tools_unseen, "facts": facts,
+          "unknown": pair(talk.open_question), "longrecall": longrecall, "chat": pair(talk.small_talk), "image": lambda r: image(r, "train"), "image-pairs": lambda r: image(r, "held"), "audio": sounds}
+SIZES = {"wordmath-numbers": 300, "wordmath-templates": 300, "arith": 300, "tools-seen": 200, "tools-unseen": 200, "facts": 100, "unknown": 100, "longrecall": 100, "chat": 50, "image": 300, "image-pairs": 100, "audio": 200}
 
 
 def is_right(name, got, wanted):
     if name.startswith("wordmath"):
         return wanted in got
+    if name == "arith":
+        return got.strip().split("\n")[-1] == wanted
     return got.strip() == wanted
 
 
 def write_sets(folder):
-    """The files that ship: question and answer as in GSM8K for word problems, messages and expected text otherwise."""
+    """The files that ship: question and answer as in GSM8K for word problems, messages and expected text otherwise. Pictures and sounds are made anew from their seeds."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, count in SIZES.items():
+        if name.startswith(("image", "audio")):
+            continue
         with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as f:
             for s, wanted in held_out_samples(name, count):
                 if name.startswith("wordmath"):
-                    row = {"question": s["messages"][0]["content"].removeprefix(g.BOXED), "answer": f"#### {wanted[7:-1]}"}
+                    row = {"question": s["messages"][0]["content"].removeprefix(problems.BOXED), "answer": f"#### {wanted[7:-1]}"}
                 else:
                     row = {"messages": s["messages"], **({"tools": s["tools"]} if s["tools"] else {}), "expected": wanted}
                 f.write(json.dumps(row) + "\n")
+
+
+# ---- by the twin ----
+
+def soft_batch(softs, length):
+    """The soft inputs of rows, as packing.batch names them. softs: for each row [(kind, values, positions, places in the row)]."""
+    import numpy as np
+    import torch
+
+    from training import packing
+
+    nothing = {k: np.zeros(length, np.int64) for k in ("ids", "positions", "samples", "blocks", "weights")}
+    made = packing.batch([{**nothing, "soft": soft} for soft in softs])
+    return {k: torch.from_numpy(made[k]) for k in ("image", "image_xy", "image_at", "audio", "audio_at")}
 
 
 def greedy(model, renderer, samples, device, max_new=96, batch=256, temperature=0.0):
     """Replies by plain recomputation: no cache, so nothing of the runtime is trusted. Sampled when temperature > 0."""
     import torch
 
+    from training import packing
+
     stops = {106, 50, 1}
+    image_id, audio_id = (renderer.tokenizer.token_to_id(t) for t in ("<|image|>", "<|audio|>"))
     texts = []
     for at in range(0, len(samples), batch):
-        rows = [renderer.tokenizer.encode(renderer.prompt(s), add_special_tokens=False).ids for s, _ in samples[at : at + batch]]
-        replies, alive = [[] for _ in rows], set(range(len(rows)))
+        prompts = []
+        for s, _ in samples[at : at + batch]:
+            ids, soft = renderer.prompt_ids(s)
+            row = packing.Row(len(ids))
+            row.add(ids, [0.0] * len(ids), soft, image_id, audio_id)
+            prompts.append((ids, torch.from_numpy(row.arrays["blocks"]), row.soft))
+        replies, alive = [[] for _ in prompts], set(range(len(prompts)))
         for _ in range(max_new):
             order = sorted(alive)
-            length = max(len(rows[i]) + len(replies[i]) for i in order)
-            ids = torch.zeros(len(order), length, dtype=torch.long)
+            length = max(len(prompts[i][0]) + len(replies[i]) for i in order)
+            ids, blocks = torch.zeros(len(order), length, dtype=torch.long), torch.zeros(len(order), length, dtype=torch.int32)
             for k, i in enumerate(order):
-                full = rows[i] + replies[i]
+                full = prompts[i][0] + replies[i]
                 ids[k, : len(full)] = torch.tensor(full)
-            ends = torch.tensor([len(rows[i]) + len(replies[i]) - 1 for i in order], device=device)
-            ids = ids.to(device)
+                blocks[k, : len(prompts[i][0])] = prompts[i][1]
+            ends = torch.tensor([len(prompts[i][0]) + len(replies[i]) - 1 for i in order], device=device)
+            ids, blocks = ids.to(device), blocks.to(device)
+            softs = [prompts[i][2] for i in order]
+            soft = {k: v.to(device) for k, v in soft_batch(softs, length).items()} if any(softs) else None
             with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-                hidden = model(ids, torch.arange(length, device=device).expand_as(ids), torch.zeros_like(ids))
+                hidden = model(ids, torch.arange(length, device=device).expand_as(ids), torch.zeros_like(ids), blocks, soft)
                 logits = model.logits(hidden[torch.arange(len(order), device=device), ends])
                 best = (torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0] if temperature > 0 else logits.argmax(-1)).tolist()
             for k, i in enumerate(order):
@@ -128,13 +177,89 @@ def greedy(model, renderer, samples, device, max_new=96, batch=256, temperature=
     return texts
 
 
-def accuracy(model, renderer, device, limit=200):
-    table = {}
+def accuracy(reply_to, limit=200, goes_on=lambda: True):
+    """{set: {right, of}} and {set: [(sample, reply)]}; reply_to(samples) gives the texts. Ends early when goes_on() says no."""
+    table, said = {}, {}
     for name, count in SIZES.items():
+        if not goes_on():
+            print("no time for", name, flush=True)
+            continue
         samples = held_out_samples(name, min(limit, count))
-        replies = greedy(model, renderer, samples, device)
-        right = sum(is_right(name, got, wanted) for got, (_, wanted) in zip(replies, samples))
-        table[name] = {"right": right, "of": len(samples)}
-        wrong = [(s["messages"][-1]["content"][-80:], got[-80:], wanted) for got, (s, wanted) in zip(replies, samples) if not is_right(name, got, wanted)]
-        print(f"{name:20} {right}/{len(samples)}", wrong[:1], flush=True)
-    return table
+        replies = reply_to(samples)
+        right = [is_right(name, got, wanted) for got, (_, wanted) in zip(replies, samples)]
+        table[name] = {"right": sum(right), "of": len(samples)}
+        if name == "audio":
+            table[name]["keys"] = keys_right([(got, wanted) for got, (s, wanted) in zip(replies, samples)])
+        said[name] = list(zip([s for s, _ in samples], replies))
+        wrong = [(str(s["messages"][-1]["content"])[-80:], got[-80:], wanted) for got, (s, wanted), ok in zip(replies, samples, right) if not ok]
+        print(f"{name:20} {sum(right)}/{len(samples)}", wrong[:3], flush=True)
+    return table, said
+
+
+def keys_right(pairs):
+    """Of the dialled strings, the share of keys that stand where they should."""
+    right = of = 0
+    for got, wanted in pairs:
+        keys = wanted.split(" ")
+        if all(len(k) == 1 for k in keys):
+            said = got.strip().split(" ")
+            of += len(keys)
+            right += sum(a == b for a, b in zip(said, keys))
+    return {"right": right, "of": of}
+
+
+# ---- by a server ----
+
+def over_http(s):
+    """The body of a chat completion."""
+    media = iter(s["media"])
+    parts = lambda content: content if isinstance(content, str) else [part(p, media) for p in content]
+    body = {"messages": [{**m, "content": parts(m["content"])} for m in s["messages"]], "temperature": 0, "max_tokens": 160}
+    if any(m["kind"] == "image" for m in s["media"]):
+        body["image_soft_tokens"] = next(m["budget"] for m in s["media"] if m["kind"] == "image")
+    return {**body, "tools": s["tools"]} if s["tools"] else body
+
+
+def part(p, media):
+    if p["type"] == "text":
+        return p
+    m = next(media)
+    if m["kind"] == "image":
+        return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(png(m["rgb"])).decode()}}
+    return {"type": "input_audio", "input_audio": {"data": base64.b64encode(wav(m["samples"])).decode(), "format": "wav"}}
+
+
+def ask(url, s):
+    import urllib.request
+
+    request = urllib.request.Request(url + "/v1/chat/completions", json.dumps(over_http(s)).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=300) as reply:
+        message = json.load(reply)["choices"][0]["message"]
+    calls = message.get("tool_calls") or []
+    return (message.get("content") or "") + "".join(tools.call_text(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in calls)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url")
+    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--only", help="sets, by commas")
+    parser.add_argument("--write", type=pathlib.Path)
+    args = parser.parse_args()
+    if args.write:
+        write_sets(args.write)
+    if args.url:
+        import concurrent.futures
+
+        if args.only:
+            for name in set(SIZES) - set(args.only.split(",")):
+                del SIZES[name]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            table, _ = accuracy(lambda samples: list(pool.map(lambda s: ask(args.url, s[0]), samples)), args.limit)
+        if args.out:
+            args.out.write_text(json.dumps(table, indent=1))
+
+
+if __name__ == "__main__":
+    main()

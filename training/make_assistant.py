@@ -1,7 +1,7 @@
-"""Makes models/demo/assistant: the MTP assistant that drafts for the demo model. One command, after training.make_demo:
+"""Makes models/demo/assistant: the MTP assistant that drafts for the demo model. training.make_demo makes both; alone, for a target that is there:
 
-    python3 -m training.make_assistant --target models/demo --out models/demo/assistant             on a GPU
-    python3 -m training.make_assistant --target models/demo --out /tmp/assistant --smoke            30 steps on a CPU, to see that all of it runs
+    python3 -m training.make_assistant --target models/demo --out models/demo/assistant --minutes 2       on a GPU
+    python3 -m training.make_assistant --target models/demo --out /tmp/assistant --smoke                  a few steps on a CPU, to see that all of it runs
 """
 
 import argparse
@@ -19,68 +19,48 @@ def own_replies(target, renderer, device, count, batch):
     """Training prompts answered by the target itself at temperature 1: what it will be asked to draft for."""
     from training import evaluate, generators
 
-    samples = list(itertools.islice(generators.stream(seed=77), count))
-    texts = evaluate.greedy(target, renderer, [(s, None) for s in samples], device, max_new=160, batch=batch, temperature=1.0)
+    short = (s for s in generators.stream(seed=77) if len(renderer.prompt_ids(s)[0]) <= 256)  # the longest decides what a batch costs
+    samples = list(itertools.islice(short, count))
+    texts = evaluate.greedy(target, renderer, [(s, None) for s in samples], device, max_new=128 if device == "cuda" else 8, batch=batch, temperature=1.0)
     return [{**s, "reply": text + ("<turn|>" if s["reply"].endswith("<turn|>") else "")} for s, text in zip(samples, texts)]
 
 
-def packed_own(samples, renderer, length, seed):
-    """As make_demo.packed_rows, over the given samples again and again."""
-    import numpy as np
-
+def again_and_again(samples, seed):
     r = random.Random(seed)
-    encoded = [e for e in (renderer.encode(s) for s in samples) if len(e[0]) <= length]
-    row, number = [], 0
     while True:
-        ids, weights = r.choice(encoded)
-        if len(row) + len(ids) > length:
-            row += [(0, 0, -1, 0.0)] * (length - len(row))
-            columns = list(zip(*row))
-            yield np.array(columns[0], np.int64), np.array(columns[1], np.int64), np.array(columns[2], np.int64), np.array(columns[3], np.float32)
-            row, number = [], 0
-        row += [(i, p, number, w) for p, (i, w) in enumerate(zip(ids, weights[1:] + [0.0]))]
-        number += 1
+        yield r.choice(samples)
 
 
-def batches(args, target_folder, own, renderer):
-    """A third of the rows are the target's own words."""
+def joined(streams):
+    """Batches of several streams, their rows put together."""
     import torch
-    from torch.utils.data import DataLoader, IterableDataset
 
-    from training.make_demo import packed_rows
-
-    class Rows(IterableDataset):
-        def __iter__(self):
-            info = torch.utils.data.get_worker_info()
-            return packed_rows(5000 + (info.id if info else 0), target_folder, args.row)
-
-    theirs = max(1, args.batch // 3) if own else 0
-    loader = iter(DataLoader(Rows(), batch_size=args.batch - theirs, num_workers=args.workers, prefetch_factor=4 if args.workers else None))
-    mine = packed_own(own, renderer, args.row, 9) if theirs else None
-    while True:
-        parts = list(next(loader))
-        if theirs:
-            rows = [next(mine) for _ in range(theirs)]
-            parts = [torch.cat([p, torch.stack([torch.from_numpy(r[c]) for r in rows])]) for c, p in enumerate(parts)]
-        yield parts
+    for parts in zip(*streams):
+        length, rows = parts[0]["ids"].shape[1], itertools.accumulate((len(p["ids"]) for p in parts[:-1]), initial=0)
+        shifted = [{k: v + at * length if k.endswith("_at") else v for k, v in p.items()} for p, at in zip(parts, rows)]
+        yield {k: torch.cat([p[k] for p in shifted]) for k in parts[0]}
 
 
-def train(assistant, target, stream, args, device, log):
+def train(assistant, target, stream, device, log, ends_at, steps=0, peak=2e-3):
+    """Until the clock says ends_at, or for so many steps."""
     import torch
 
     from training.assistant import shifted, target_context, unroll
+    from training.train import move
 
-    optimizer = torch.optim.AdamW(assistant.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    began = time.time()
-    for step in range(args.steps):
-        lr = args.lr * min(1.0, (step + 1) / 30) * max(0.02, 1 - step / args.steps)
+    optimizer = torch.optim.AdamW(assistant.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.0, **({"fused": True} if device == "cuda" else {}))
+    began, step = time.time(), 0
+    while True:
+        progress = step / steps if steps else (time.time() - began) / max(1e-9, ends_at - began)
+        if progress >= 1:
+            break
         for group in optimizer.param_groups:
-            group["lr"] = lr
-        ids, positions, samples, weights = (t.to(device, non_blocking=True) for t in next(stream))
-        reply = weights == 1
+            group["lr"] = peak * min(1.0, (step + 1) / 30) * max(0.02, 1 - progress)
+        b = move(next(stream), device)
+        ids, samples, reply = b["ids"], b["samples"], b["weights"] == 1
         losses = []
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-            hidden, context = target_context(target, ids, positions, samples)
+            hidden, context = target_context(target, ids, b["positions"], samples, b["blocks"], b)
             for j, state in unroll(assistant, target, ids, hidden, context, STEPS_AHEAD):
                 # Rounds whose newest token and whose guessed token are both in a reply, of one sample.
                 same = shifted(samples + 1, j) == samples + 1
@@ -88,38 +68,70 @@ def train(assistant, target, stream, args, device, log):
                 with torch.no_grad():
                     wanted = target.logits(hidden[where[0], where[1] + j]).softmax(-1)
                 losses.append(torch.nn.functional.cross_entropy(assistant.logits(state[where]), wanted))
-            loss = sum(DECAY ** j * l for j, l in enumerate(losses))
+            loss = sum(DECAY**j * l for j, l in enumerate(losses))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(assistant.parameters(), 1.0)
         optimizer.step()
-        if step % 50 == 0 or step + 1 == args.steps or args.smoke:
+        if step % 50 == 0 or (steps and steps < 50):
             log.append({"step": step + 1, "seconds": round(time.time() - began, 1), "loss": round(float(loss), 4), "loss_by_step": [round(float(l), 4) for l in losses]})
-            print(f"step {step + 1}/{args.steps} loss {float(loss):.4f}", [f"{float(l):.3f}" for l in losses], f"{time.time() - began:.0f} s", flush=True)
+            print(f"assistant step {step + 1} loss {float(loss):.4f}", [f"{float(l):.3f}" for l in losses], f"{time.time() - began:.0f} s, {100 * progress:.0f} %", flush=True)
+        step += 1
     with torch.no_grad():  # what ships is BF16: judge that
         for p in assistant.parameters():
             p.copy_(p.to(torch.bfloat16).float())
 
 
-def acceptance(assistant, target, renderer, device, limit):
-    """Greedy rounds on held-out prompts. With the target's own greedy reply given, a round accepts the leading guesses that are its tokens."""
+def make(target, target_config, out, renderer, renderer_of, device, ends_at, smoke=False, steps=0, rows=32, length=1024, workers=14, own=768):
+    """Trains and writes an assistant; a third of the rows are the target's own words."""
+    from training import generators, packing, train as training
+    from training.assistant import Assistant, assistant_config
+
+    if smoke:
+        steps, rows, length, workers, own = steps or 3, 3, 384, 0, 4
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.time()
+    theirs = max(1, rows // 3)
+    stream = training.loader(lambda worker: generators.stream(5000 + worker), renderer_of, length, rows - theirs, workers, device == "cuda")
+    replies = own_replies(target, renderer, device, own, batch=256 if device == "cuda" else 4)
+    print(f"{len(replies)} replies of the target in {time.time() - began:.0f} s", flush=True)
+    mine = packing.batches(again_and_again(replies, 9), renderer, length, theirs)
+    config = assistant_config(target_config)
+    (out / "config.json").write_text(json.dumps(config, indent=1))
+    assistant = Assistant(config)
+    assistant.initialize()
+    assistant.to(device)
+    log = []
+    train(assistant, target, joined([stream, mine]), device, log, ends_at, steps)
+    assistant.save(out / "model.safetensors")
+    (out / "training.json").write_text(json.dumps({"seconds": round(time.time() - began), "parameters": sum(p.numel() for p in assistant.parameters()), "log": log}, indent=1))
+    return assistant, config
+
+
+def acceptance(assistant, target, renderer, device, said, limit, goes_on=lambda: True):
+    """Greedy rounds on held-out prompts. said: {set: [(sample, the target's greedy reply)]}; a round accepts the leading guesses that are the reply's tokens."""
     import torch
 
-    from training import evaluate
+    from training import evaluate, packing
     from training.assistant import target_context, unroll
 
+    image_id, audio_id = (renderer.tokenizer.token_to_id(t) for t in ("<|image|>", "<|audio|>"))
     table, all_counts = {}, [0] * (STEPS_AHEAD + 1)
-    for name in evaluate.MAKERS:
-        samples = evaluate.held_out_samples(name, min(limit, evaluate.SIZES[name]))
+    for name, replies in said.items():
         counts = [0] * (STEPS_AHEAD + 1)
-        for (s, _), text in zip(samples, evaluate.greedy(target, renderer, samples, device)):
-            prompt = renderer.tokenizer.encode(renderer.prompt(s), add_special_tokens=False).ids
+        for s, text in replies[:limit]:
+            if not goes_on():
+                break
+            prompt, soft = renderer.prompt_ids(s)
             whole = prompt + renderer.tokenizer.encode(text, add_special_tokens=False).ids + [106]
-            ids = torch.tensor([whole], device=device)
+            row = packing.Row(len(whole))
+            row.add(whole, [0.0] * len(whole), soft, image_id, audio_id)
+            ids, blocks = torch.tensor([whole], device=device), torch.from_numpy(row.arrays["blocks"])[None].to(device)
+            inputs = {k: v.to(device) for k, v in evaluate.soft_batch([row.soft], len(whole)).items()} if row.soft else None
             positions = torch.arange(len(whole), device=device)[None]
             with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-                hidden, context = target_context(target, ids, positions, torch.zeros_like(ids))
-                guesses = [assistant.logits(state)[0].argmax(-1).tolist() for _, state in unroll(assistant, target, ids, hidden, context, STEPS_AHEAD)]
+                hidden, context = target_context(target, ids, positions, torch.zeros_like(ids), blocks, inputs)
+                guesses = torch.stack([assistant.logits(state)[0].argmax(-1) for _, state in unroll(assistant, target, ids, hidden, context, STEPS_AHEAD)]).tolist()
             last = len(prompt) - 1  # committed; the reply's first token is the bonus
             while last + 2 < len(whole):
                 accepted = 0
@@ -139,47 +151,34 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--row", type=int, default=1024)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--own", type=int, default=4000, help="samples answered by the target itself")
-    parser.add_argument("--workers", type=int, default=14)
-    parser.add_argument("--limit", type=int, default=100, help="held-out prompts of each set for the acceptance")
+    parser.add_argument("--minutes", type=float, default=2)
+    parser.add_argument("--steps", type=int, default=0, help="instead of --minutes")
+    parser.add_argument("--limit", type=int, default=40, help="held-out prompts of each set for the acceptance")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
-    if args.smoke:
-        args.steps, args.batch, args.row, args.workers, args.own, args.limit = min(args.steps, 30), 3, 384, 0, 6, 2
 
     import torch
     from tokenizers import Tokenizer
 
-    from training import render
-    from training.assistant import Assistant, assistant_config
+    from training import evaluate, render
     from training.model import Model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     if device == "cpu":
         torch.set_num_threads(1)
-    args.out.mkdir(parents=True, exist_ok=True)
     target = Model.load(args.target).to(device).requires_grad_(False).eval()
-    renderer = render.Renderer(args.target / "chat_template.jinja", Tokenizer.from_file(str(args.target / "tokenizer.json")))
-    config = assistant_config(json.loads((args.target / "config.json").read_text()))
-    (args.out / "config.json").write_text(json.dumps(config, indent=1))
-    assistant = Assistant(config)
-    assistant.initialize()
-    assistant.to(device)
-    print(f"{sum(p.numel() for p in assistant.parameters()) / 1e6:.2f} M parameters, {device}", flush=True)
-    began, log = time.time(), []
-    own = own_replies(target, renderer, device, args.own, batch=512 if device == "cuda" else 8)
-    print(f"{len(own)} replies of the target in {time.time() - began:.0f} s", flush=True)
-    train(assistant, target, batches(args, args.target, own, renderer), args, device, log)
-    assistant.save(args.out / "model.safetensors")
-    result = acceptance(assistant, target, renderer, device, args.limit)
+    renderer_of = lambda: render.Renderer(args.target / "chat_template.jinja", Tokenizer.from_file(str(args.target / "tokenizer.json")))
+    renderer = renderer_of()
+    assistant, _ = make(target, json.loads((args.target / "config.json").read_text()), args.out, renderer, renderer_of, device, time.time() + 60 * args.minutes, args.smoke, args.steps)
+    limit, longest = (2, 4) if args.smoke else (args.limit, 160)
+    said = {name: [(s, text) for (s, _), text in zip(samples, evaluate.greedy(target, renderer, samples, device, max_new=longest))]
+            for name in (list(evaluate.SIZES)[:1] if args.smoke else evaluate.SIZES) for samples in [evaluate.held_out_samples(name, limit)]}
+    result = acceptance(assistant, target, renderer, device, said, limit)
     print(json.dumps(result), flush=True)
+    written = json.loads((args.out / "training.json").read_text())
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    (args.out / "training.json").write_text(json.dumps({"device": name, "seconds": round(time.time() - began), "acceptance_greedy_k5": result, "log": log}, indent=1))
+    (args.out / "training.json").write_text(json.dumps({"device": name, "acceptance_greedy_k5": result, **written}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The Gemma 4 unified text model in PyTorch, small and plain: what the C++ model computes, differentiable. Rules as in src/model/model.h."""
+"""The Gemma 4 unified model in PyTorch, small and plain: what the C++ model computes, differentiable. Rules as in src/model/model.h and media_embedder.h."""
 
 import json
 import math
@@ -7,6 +7,8 @@ import pathlib
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from training.attention import attend, dense_masks
 
 
 def rms(x, weight=None, eps=1e-6):
@@ -49,12 +51,51 @@ class Layer(nn.Module):
         k, v = rotate(rms(k, self.k_norm), cos, sin), rms(v)
         group = self.heads // self.kv
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        a = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask, scale=1.0)
+        a = attend(q.to(v.dtype), k.to(v.dtype), v, mask)
         a = a.transpose(1, 2).reshape(b, length, self.heads * self.d)
         x = x + rms(self.o_proj(a), self.post_attention_layernorm)
         y = rms(x, self.pre_feedforward_layernorm)
         f = self.down_proj(F.gelu(self.gate_proj(y), approximate="tanh") * self.up_proj(y))
         return (x + rms(f, self.post_feedforward_layernorm)) * self.layer_scalar
+
+
+class MediaEmbedder(nn.Module):
+    """Patches [n, 6912] with positions and frames [n, 640] into the residual stream."""
+
+    def __init__(self, config):
+        super().__init__()
+        hidden, v, a = config["text_config"]["hidden_size"], config["vision_config"], config["audio_config"]
+        width, patch = v["mm_embed_dim"], v["model_patch_size"] ** 2 * 3
+        self.eps = v["rms_norm_eps"]
+        self.patch_ln1, self.patch_ln2, self.pos_norm = nn.LayerNorm(patch), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.patch_dense = nn.Linear(patch, width)
+        self.pos_embedding = nn.Parameter(torch.zeros(v["mm_posemb_size"], 2, width))
+        self.image_projection = nn.Linear(width, hidden, bias=False)
+        self.audio_projection = nn.Linear(a["audio_embed_dim"], hidden, bias=False)
+
+    def initialize(self):
+        for p in (self.patch_dense.weight, self.image_projection.weight):
+            nn.init.normal_(p, std=p.shape[1] ** -0.5)
+        nn.init.normal_(self.pos_embedding, std=0.3)
+        nn.init.zeros_(self.patch_dense.bias)
+        # A frame is a waveform: its rows begin as sines and cosines, the dialled tones' first, since the phase of a tone must not matter and random rows find that late.
+        from training.audio import FREQUENCIES
+
+        rows, length = self.audio_projection.weight.shape
+        spread = torch.logspace(math.log10(120), math.log10(3800), rows // 2 - len(FREQUENCIES)).tolist()
+        at = torch.arange(length, dtype=torch.float64) / 16000 * 2 * math.pi
+        window = torch.hann_window(length, periodic=False, dtype=torch.float64)
+        waves = [wave * window for f in (*FREQUENCIES, *spread) for wave in (torch.sin(at * f), torch.cos(at * f))]
+        with torch.no_grad():
+            self.audio_projection.weight.copy_(torch.stack([w / w.norm() for w in waves]) * 0.3)
+
+    def images(self, patches, xy):
+        z = self.patch_ln2(self.patch_dense(self.patch_ln1(patches.float() / 255)))
+        z = z + (self.pos_embedding[xy[:, 0], 0] + self.pos_embedding[xy[:, 1], 1])
+        return self.image_projection(rms(self.pos_norm(z), eps=self.eps))
+
+    def sounds(self, frames):
+        return self.audio_projection(rms(frames, eps=self.eps))
 
 
 class Model(nn.Module):
@@ -65,14 +106,20 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(Layer(c, i) for i in range(c["num_hidden_layers"]))
         self.norm = nn.Parameter(torch.ones(c["hidden_size"]))
         self.scale = float(torch.tensor(math.sqrt(c["hidden_size"])).to(torch.bfloat16))
+        self.media = MediaEmbedder(config) if config.get("vision_config") and config.get("audio_config") else None
+        self.masks = None  # a BlockMasks, while the layers are compiled for one shape
+        self.kinds = ["full_attention" if layer.full else "sliding_attention" for layer in self.layers]
 
     def initialize(self, scalar_base=0.90, scalar_step=0.01):
-        for p in self.parameters():
-            if p.dim() == 2:
-                nn.init.normal_(p, std=0.02)
+        for layer in self.layers:
+            for p in layer.parameters():
+                if p.dim() == 2:
+                    nn.init.normal_(p, std=0.02)
         nn.init.normal_(self.embed_tokens.weight, std=1.0 / self.scale)
         for i, layer in enumerate(self.layers):
             layer.layer_scalar.fill_(scalar_base + scalar_step * i)  # not trained: a runtime that forgets it is visibly wrong
+        if self.media:
+            self.media.initialize()
 
     def rotary(self, kind, positions):
         c = self.config
@@ -83,17 +130,30 @@ class Model(nn.Module):
         angle = positions.float()[:, None, :, None] * f.float()
         return angle.cos(), angle.sin()
 
-    def forward(self, ids, positions, samples):
-        """ids, positions, samples [B, L]: a token sees earlier tokens of its own sample. Returns the normed hidden states."""
+    def embed(self, ids, soft):
         x = self.embed_tokens(ids) * self.scale
-        distance = positions[:, :, None] - positions[:, None, :]
-        same = samples[:, :, None] == samples[:, None, :]
-        full = (same & (distance >= 0))[:, None]
-        sliding = full & (distance < self.config["sliding_window"])[:, None]
-        rotary = {kind: self.rotary(kind, positions) for kind in ("full_attention", "sliding_attention")}
-        for layer in self.layers:
-            cos, sin = rotary["full_attention" if layer.full else "sliding_attention"]
-            x = layer(x, cos, sin, full if layer.full else sliding)
+        if soft and self.media:
+            flat = x.view(-1, x.shape[-1])
+            # index_put needs nothing of the shapes; the gradient reaches the embedder and the words that stay.
+            if len(soft["image"]):
+                flat = flat.index_put((soft["image_at"],), self.media.images(soft["image"], soft["image_xy"].long()).to(x.dtype))
+            if len(soft["audio"]):
+                flat = flat.index_put((soft["audio_at"],), self.media.sounds(soft["audio"]).to(x.dtype))
+            x = flat.view_as(x)
+        return x
+
+    def forward(self, ids, positions, samples, blocks=None, soft=None, keep=None):
+        """ids, positions, samples, blocks [B, L]: a token sees earlier tokens of its own sample, in sliding layers also later ones of its picture. soft: soft inputs and the flat
+        places they go to, as packing.batch names them. Returns the normed hidden states. keep: a dict that receives what the last layer of each kind was given."""
+        x = self.embed(ids, soft)
+        masks = self.masks(samples, blocks) if self.masks else dense_masks(samples, blocks, self.config["sliding_window"])
+        rotary = {kind: self.rotary(kind, positions) for kind in set(self.kinds)}
+        last = {kind: i for i, kind in enumerate(self.kinds)}
+        for i, (layer, kind) in enumerate(zip(self.layers, self.kinds)):
+            cos, sin = rotary[kind]
+            if keep is not None and last[kind] == i:
+                keep[kind] = (x, cos, sin, masks[kind])
+            x = (layer if self.masks else layer.forward)(x, cos, sin, masks[kind])  # compiled code is for the one shape of the block masks
         return rms(x, self.norm)
 
     def logits(self, hidden):
@@ -119,6 +179,14 @@ class Model(nn.Module):
             for name in ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"):
                 yield f"{prefix}{name}.weight", getattr(layer, name)
             yield f"{prefix}layer_scalar", layer.layer_scalar
+        if self.media:
+            m, prefix = self.media, "model.vision_embedder."
+            for name in ("patch_ln1", "patch_dense", "patch_ln2", "pos_norm"):
+                yield f"{prefix}{name}.weight", getattr(m, name).weight
+                yield f"{prefix}{name}.bias", getattr(m, name).bias
+            yield f"{prefix}pos_embedding", m.pos_embedding
+            yield "model.embed_vision.embedding_projection.weight", m.image_projection.weight
+            yield "model.embed_audio.embedding_projection.weight", m.audio_projection.weight
 
     def save(self, path):
         from safetensors.torch import save_file

@@ -1,6 +1,7 @@
 """The demo model's vocabulary, in the layout of Gemma 4's: ids 0..493 are the same, learnt pieces follow, the seven media tokens come last."""
 
 import json
+import re
 
 SPACE = "\u2581"
 MEDIA = ["<|image>", "<|audio>", "<|image|>", "<|audio|>", "<image|>", "<audio|>", "<|video|>"]
@@ -23,12 +24,13 @@ def learn_pieces(texts, count):
     t.pre_tokenizer = pre_tokenizers.Split(Regex(f"[0-9]|\\n+|{SPACE}?[A-Za-z]+|{SPACE}?[^A-Za-z0-9{SPACE}\\n]+|{SPACE}"), "isolated")
     alphabet = [chr(c) for c in range(33, 127)] + [SPACE]
     trainer = trainers.BpeTrainer(vocab_size=count, min_frequency=20, initial_alphabet=alphabet, show_progress=False)
-    t.train_from_iterator(texts, trainer)
+    parts = re.compile("|".join(map(re.escape, [*SPECIAL.values(), *MEDIA])))  # never parts of a piece
+    t.train_from_iterator((part for text in texts for part in parts.split(text) if part), trainer)
     learnt = json.loads(t.to_str())["model"]
     return [p for p, _ in sorted(learnt["vocab"].items(), key=lambda x: x[1])], learnt["merges"]
 
 
-def build(texts, reference, vocab_size=4096):
+def build(texts, reference, vocab_size=3072):
     """tokenizer.json as a dict. The size shrinks to a multiple of 128 if the texts do not fill it."""
     tokens = fixed_tokens(reference)
     known = set(tokens)

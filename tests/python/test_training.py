@@ -1,5 +1,7 @@
 """The demo model's data and template, without torch."""
 
+import hashlib
+import itertools
 import json
 import pathlib
 import random
@@ -10,8 +12,8 @@ import pytest
 REPO = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from training import evaluate, generators, render  # noqa: E402
-from training.words import held_out  # noqa: E402
+from training import evaluate, generators, images, media, problems, render, tools  # noqa: E402
+from training.words import TEST_SYLLABLES, held_out, random_word  # noqa: E402
 
 GOLDENS = json.loads((REPO / "tests/data/serving/chat_template.json").read_text())
 
@@ -32,14 +34,25 @@ def test_our_template_renders_as_the_12b_s(template, case):
     assert got == wanted.get("text")
 
 
+def shown(s):
+    """What of a sample can be compared: its media by their bytes."""
+    return json.dumps({**s, "media": [hashlib.sha256(m["rgb"].tobytes() if m["kind"] == "image" else m["samples"].tobytes()).hexdigest() for m in s["media"]]})
+
+
 def test_generators_are_deterministic():
-    draw = lambda: [generators.draw(r) for r in [random.Random(3)] for _ in range(200)]
-    assert json.dumps(draw(), default=str) == json.dumps(draw(), default=str)
+    pytest.importorskip("numpy")
+    draw = lambda: [shown(s) for s in itertools.islice(generators.stream(3), 200)]
+    assert draw() == draw()
+
+
+def text_sample(r):
+    makers = [(g, w) for g, w in generators.GENERATORS if g not in (generators.make_image, generators.make_audio)]
+    return r.choices([g for g, _ in makers], [w for _, w in makers])[0](r)
 
 
 def test_no_held_out_question_is_trained():
     r = random.Random(11)
-    trained = {json.dumps(generators.draw(r)["messages"]) for _ in range(20000)}
+    trained = {json.dumps(text_sample(r)["messages"]) for _ in range(20000)}
     for name in ("wordmath-numbers", "wordmath-templates", "arith", "tools-unseen", "facts"):
         for s, _ in evaluate.held_out_samples(name, 60):
             assert json.dumps(s["messages"]) not in trained, name
@@ -48,13 +61,56 @@ def test_no_held_out_question_is_trained():
 def test_answers_are_right():
     r = random.Random(5)
     for _ in range(2000):
-        question, lines, result, _ = generators.word_problem(r)
+        question, lines, result, _ = problems.word_problem(r)
         for line in lines:
             left, right = line.split(": ")[1].split(" = ")
             assert eval(left) == int(right)  # our own arithmetic, not input
         assert int(lines[-1].split(" = ")[1]) == result
-        e, result, steps = generators.arithmetic(r)
+        e, result, steps, _ = problems.arithmetic(r)
         assert eval(e) == result
+
+
+def test_calls_are_written_as_the_template_shows_them(template):
+    r = random.Random(6)
+    for _ in range(200):
+        _, tool, question, arguments = tools.made_up_tool(r)
+        name = tool["function"]["name"]
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}]
+        assert tools.call_text(name, arguments) in template.render(messages=messages, tools=[tool], documents=None, add_generation_prompt=False, bos_token="")
+
+
+def test_made_up_words_never_have_a_held_out_syllable():
+    r = random.Random(7)
+    assert not any(t in random_word(r) for _ in range(3000) for t in TEST_SYLLABLES)
+
+
+def test_plain_prompts_are_what_the_template_renders(template):
+    r = random.Random(8)
+    for _ in range(300):
+        s = text_sample(r)
+        if s["tools"]:
+            continue
+        kwargs = {"enable_thinking": True} if s["thinking"] else {}
+        assert render.Renderer.plain_prompt(s["messages"], s["thinking"]) == template.render(messages=s["messages"], tools=None, documents=None, add_generation_prompt=True, bos_token="<bos>", **kwargs)
+
+
+def test_pictures_are_resized_and_cut_as_the_processor_does():
+    pytest.importorskip("numpy")
+    rows = [row for row in json.loads((REPO / "tests/data/model/geometry.json").read_text())["rows"] if row[3]]
+    assert len(rows) > 20
+    for width, height, budget, wanted_width, wanted_height, _ in rows:
+        assert media.target_size(width, height, budget) == (wanted_width, wanted_height)
+
+
+def test_answers_about_pictures_follow_from_what_was_drawn():
+    pytest.importorskip("numpy")
+    r = random.Random(9)
+    for _ in range(60):
+        _, items = images.scene(r)
+        assert not any((i["kind"], i["colour"]) in images.HELD_OUT_PAIRS for i in items)
+        q, a = images.question(r, items)
+        if q.startswith(("How many shapes", "Count the shapes")) and " are " in q and not any(c in q for c in images.COLOURS):
+            assert a == images.counted(len(items), "shape")
 
 
 def test_one_in_ten_is_held_out():

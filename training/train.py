@@ -1,0 +1,159 @@
+"""Training of the target: a schedule over elapsed time, so that it ends when it must."""
+
+import time
+
+import torch
+
+from training.attention import BlockMasks
+
+
+def move(batch, device):
+    """A batch of packing.batches on the device, in the types that the model takes."""
+    out = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+    for k in ("ids", "positions", "samples"):
+        out[k] = out[k].long()
+    return out
+
+
+def loader(samples_of, renderer_of, length, size, workers, pin):
+    """Batches from worker processes. samples_of(worker) -> endless samples; renderer_of() -> a Renderer, made in the worker."""
+    from torch.utils.data import DataLoader, IterableDataset
+
+    from training import packing
+
+    class Batches(IterableDataset):
+        def __iter__(self):
+            info = torch.utils.data.get_worker_info()
+            return packing.batches(samples_of(info.id if info else 0), renderer_of(), length, size)
+
+    return iter(DataLoader(Batches(), batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None, pin_memory=pin))
+
+
+def weighted_loss(hidden, table, cap, targets, weights):
+    """(sum of weighted losses, sum and count of those of weight 1): the head, the softcap and the cross-entropy, f32 after the product."""
+    logits = torch.nn.functional.linear(hidden, table.to(hidden.dtype)).float()
+    logits = cap * torch.tanh(logits / cap)
+    losses = torch.logsumexp(logits, -1) - logits.gather(-1, targets[..., None])[..., 0]
+    full = (weights == 1).float()
+    return (losses * weights).sum(), (losses.detach() * full).sum(), full.sum()
+
+
+def loss_of(model, b, loss_function, device):
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+        hidden = model(b["ids"], b["positions"], b["samples"], b["blocks"], b)
+        targets = torch.nn.functional.pad(b["ids"][:, 1:], (0, 1))
+        total, reply_loss, reply_tokens = loss_function(hidden, model.embed_tokens.weight, model.config["final_logit_softcapping"], targets, b["weights"])
+    return total / b["weights"].sum(), reply_loss, reply_tokens
+
+
+def compile_for(model, b, device):
+    """Compiled layers with block masks, checked against the plain ones on a batch. Returns the loss function; if anything fails, the plain one."""
+    if device != "cuda":
+        return weighted_loss
+    try:
+        with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
+            plain = model(b["ids"], b["positions"], b["samples"], b["blocks"], b).float()
+        model.masks = BlockMasks(*b["ids"].shape, model.config["sliding_window"], device)
+        for layer in model.layers:
+            layer.compile()
+        compiled_loss = torch.compile(weighted_loss)
+        loss, _, _ = loss_of(model, b, compiled_loss, device)
+        loss.backward()
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters()), "a gradient is missing or not finite"
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
+            y = model.embed(b["ids"], b)
+            masks = model.masks(b["samples"], b["blocks"])
+            rotary = {kind: model.rotary(kind, b["positions"]) for kind in masks}
+        # The same layers, one at a time, on the plain ones' path: what differs is the attention and the fusing.
+        with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
+            from training.model import rms
+
+            with torch.enable_grad():  # the code that was compiled for training
+                for layer, kind in zip(model.layers, model.kinds):
+                    y = layer(y.requires_grad_(), *rotary[kind], masks[kind]).detach()
+            y = rms(y, model.norm).float()
+        inside = b["samples"] >= 0
+        error = ((y - plain).norm(dim=-1) / plain.norm(dim=-1))[inside]
+        worst = float(error.quantile(0.99)) if error.numel() < 1 << 24 else float(error[: 1 << 23].quantile(0.99))
+        print(f"compiled layers with block masks: relative difference {float(error.mean()):.4f} on average, {worst:.4f} at 99 %", flush=True)
+        assert worst < 0.25, "the compiled layers compute something else"
+        return compiled_loss
+    except Exception as error:
+        print("no compiled layers:", repr(error)[:2000], flush=True)
+        model.masks = None
+        model.zero_grad(set_to_none=True)
+        for layer in model.layers:
+            layer._compiled_call_impl = None
+        torch._dynamo.reset()
+        return weighted_loss
+
+
+def train(model, stream, device, log, ends_at, steps=0, peak=2e-3, checkpoint=None):
+    """Until the clock says ends_at, or for so many steps. checkpoint(progress) is called after 60, 80 and 95 % with averaged weights in place once there are any."""
+    began = time.time()
+    batch = move(next(stream), device)
+    loss_function = compile_for(model, batch, device)
+    print(f"ready after {time.time() - began:.0f} s", flush=True)
+    decay = [p for p in model.parameters() if p.dim() == 2 and p is not model.embed_tokens.weight]
+    others = [p for p in model.parameters() if p.dim() != 2 or p is model.embed_tokens.weight]
+    fused = {"fused": True} if device == "cuda" else {}
+    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=peak, betas=(0.9, 0.95), eps=1e-8, **fused)
+    parameters = [p for p in model.parameters()]
+    average, averaging = [p.detach().clone() for p in parameters], False
+    saves = [0.6, 0.8, 0.95]
+    first, tokens, step, waited = time.time(), 0, 0, 0.0
+    while True:
+        progress = step / steps if steps else (time.time() - first) / max(1e-9, ends_at - first)
+        if progress >= 1:
+            break
+        # Warm-up by steps, constant to 60 %, then linear to 2 %.
+        lr = peak * min(1.0, (step + 1) / 100) * (1.0 if progress < 0.6 else max(0.02, 1 - 0.98 * (progress - 0.6) / 0.4))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        if step:
+            asked = time.time()
+            batch = next(stream)
+            waited += time.time() - asked
+            batch = move(batch, device)
+        loss, reply_loss, reply_tokens = loss_of(model, batch, loss_function, device)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if progress > 0.8:
+            with torch.no_grad():
+                if averaging:
+                    torch._foreach_lerp_(average, parameters, 0.002)
+                else:
+                    torch._foreach_copy_(average, parameters)
+            averaging = True
+        step += 1
+        tokens += batch["ids"].numel()
+        if step in (1, 10, 50) or step % 200 == 0 or (steps and steps < 50):
+            value, elapsed = float(reply_loss / reply_tokens.clamp(min=1)), time.time() - first
+            log.append({"step": step, "seconds": round(elapsed, 1), "loss": round(value, 4), "lr": lr, "tokens": tokens, "waited": round(waited, 1)})
+            print(f"step {step} loss {value:.4f} lr {lr:.2e} {tokens / 1e6:.1f} M tokens, {tokens / elapsed / 1e3:.0f} k tokens/s, waited {waited:.1f} s for data, {100 * progress:.0f} %", flush=True)
+        elif step % 20 == 0 and device == "cuda":
+            torch.cuda.synchronize()  # the clock must not run ahead of the work
+        if checkpoint and saves and progress > saves[0]:
+            saves.pop(0)
+            swap(parameters, average if averaging else None)
+            checkpoint(progress)
+            swap(parameters, average if averaging else None)
+    if averaging:
+        swap(parameters, average)
+    model.masks = None
+    with torch.no_grad():  # what ships is BF16: judge that
+        for p in parameters:
+            p.copy_(p.to(torch.bfloat16).float())
+
+
+@torch.no_grad()
+def swap(parameters, others):
+    if others is None:
+        return
+    for p, o in zip(parameters, others):
+        held = p.detach().clone()
+        p.copy_(o)
+        o.copy_(held)
