@@ -167,6 +167,21 @@ def test_stop_ends_the_reply_and_keeps_what_came(page):
     assert page.get_by_role("button", name="Send", exact=True).is_visible()
 
 
+def test_acceptance_is_shown_while_the_answer_comes_and_after_a_short_one(page):
+    told = {"speculative_algorithm": "NEXTN", "internal_states": [{"avg_spec_accept_length": 3.5}]}
+    page.route("**/server_info", lambda r: r.fulfill(json=told))
+    page.route("**/v1/chat/completions", lambda r: r.continue_(post_data=json.dumps(r.request.post_data_json | {"ignore_eos": True})))
+    ask(page, "Tell me everything.")
+    page.wait_for_function("() => running && [...document.querySelectorAll('.stats')].some(e => e.textContent.includes('3.50 accepted a step'))")
+    page.get_by_role("button", name="Stop").click()
+    finished(page)
+    page.unroute("**/v1/chat/completions")
+    told["internal_states"][0]["avg_spec_accept_length"] = 2.25
+    canned(page, "Yes.")
+    ask(page, "Short?")
+    page.wait_for_function("() => !running && document.querySelectorAll('.stats')[1]?.textContent.includes('2.25 accepted a step')")
+
+
 def test_model_text_is_never_markup(page):
     canned(page, "# Title\n\n<img src=x onerror=alert(1)> <script>alert(2)</script> [x](javascript:alert(3)) [ok](https://example.org)\n\n- a\n  - b\n1. c\n\n| h | i |\n|---|---|\n| 1 | 2 |\n\n```py\nprint(1 < 2)\n```\n\n**bold** *it* `code` 2*3*4 snake_case_name ~~no~~")
     ask(page, "hi")
