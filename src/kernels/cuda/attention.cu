@@ -83,6 +83,7 @@ __global__ void __launch_bounds__(128) prepare(const __grid_constant__ QkvPrepar
 
 // ---- Partial attention of one tile of rows, one key/value head, one split.
 constexpr int kThreads = 256, kWarps = 8, kManyBlocks = 256;
+constexpr int kManySplits = 128;  // from so many on the join, which walks a row's runs one after another, finds them folded by a kernel that folds all at once
 
 template <int kDim, int kM, bool kE4m3>  // kM: 16-row blocks of the tile
 struct Shape {
@@ -305,8 +306,40 @@ __global__ void __launch_bounds__(kThreads, kDim <= 256 ? 2 : 1) attend(const __
   }
 }
 
-// ---- Splits, or runs of them, of a row and head into the output: 64 columns by 4 interleaved sums a block.
-__global__ void __launch_bounds__(256) join(const __grid_constant__ Attention a, int first_tile, int num_tiles, int kept, int unit) {
+// ---- Splits of a row and head into runs, in the place of a run's first split: a block a run. Without window.
+__global__ void __launch_bounds__(256) fold_runs(const __grid_constant__ Attention a, int first_tile, int num_tiles, int kept) {
+  let_next_kernel_start();
+  wait_for_earlier_kernels();
+  const int row = a.pool.tiles[first_tile].first_row + blockIdx.x, first = blockIdx.z * kRunSplits;
+  const AttentionTile last_tile = a.pool.tiles[first_tile + num_tiles - 1];
+  if (row >= last_tile.first_row + last_tile.rows) return;
+  const int here = min(kRunSplits, a.positions[row] / split_keys(0) - first + 1);
+  if (here <= 1) return;
+  float* const at = a.partial + ((int64_t{static_cast<int>(blockIdx.x)} * a.heads + blockIdx.y) * kept + first) * (a.dim + 2);
+  float2 state[kRunSplits];  // m, l
+#pragma unroll
+  for (int i = 0; i < kRunSplits; ++i) state[i] = i < here ? *reinterpret_cast<const float2*>(at + i * (a.dim + 2)) : make_float2(-INFINITY, 0.0f);
+  const int column = threadIdx.x * 2;
+  float2 o[kRunSplits];
+#pragma unroll
+  for (int i = 0; i < kRunSplits; ++i) o[i] = i < here && column < a.dim ? *reinterpret_cast<const float2*>(at + i * (a.dim + 2) + 2 + column) : make_float2(0.0f, 0.0f);
+  float run_m = -INFINITY, run_l = 0.0f, run_x = 0.0f, run_y = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kRunSplits; ++i) {
+    if (state[i].x == -INFINITY) continue;
+    const Fold fold(run_m, state[i].x);
+    run_l = fold(run_l, state[i].y);
+    run_x = fold(run_x, o[i].x);
+    run_y = fold(run_y, o[i].y);
+  }
+  __syncthreads();  // everybody has read the first split
+  if (column < a.dim) *reinterpret_cast<float2*>(at + 2 + column) = make_float2(run_x, run_y);
+  if (threadIdx.x == 0) *reinterpret_cast<float2*>(at) = make_float2(run_m, run_l);
+}
+
+// ---- Splits, or runs of them, of a row and head into the output: 64 columns by 4 interleaved sums a block. A part is kUnit splits, parts lie `step` places apart.
+template <int kUnit>
+__global__ void __launch_bounds__(256) join(const __grid_constant__ Attention a, int first_tile, int num_tiles, int kept, int step) {
   __shared__ float weights[4][64], sums[4][64];
   let_next_kernel_start();
   wait_for_earlier_kernels();
@@ -314,10 +347,10 @@ __global__ void __launch_bounds__(256) join(const __grid_constant__ Attention a,
   const int column = blockIdx.z * 64 + threadIdx.x % 64, part = threadIdx.x / 64;
   const AttentionTile last_tile = a.pool.tiles[first_tile + num_tiles - 1];
   if (row >= last_tile.first_row + last_tile.rows) return;
-  const int position = a.positions[row], keys = split_keys(a.window) * unit;
+  const int position = a.positions[row], keys = split_keys(a.window) * kUnit;
   const int last = (a.last_visible ? a.last_visible[row] : position) / keys, first = a.window > 0 ? max(0, position - a.window + 1) / keys : 0;  // of what `partial` holds
   const float* const from = a.partial + (int64_t{static_cast<int>(blockIdx.x)} * a.heads + head) * kept * (a.dim + 2);
-  const auto at = [&](int number) { return from + int64_t{number % kept} * (a.dim + 2); };
+  const auto at = [&](int number) { return from + int64_t{number * step % kept} * (a.dim + 2); };
 
   float highest = -INFINITY;
   for (int i = first + static_cast<int>(threadIdx.x % 32); i <= last; i += 32) highest = fmaxf(highest, at(i)[0]);
@@ -325,13 +358,15 @@ __global__ void __launch_bounds__(256) join(const __grid_constant__ Attention a,
   for (int offset = 16; offset > 0; offset /= 2) highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, offset));
   float sum = 0.0f, length = 0.0f;
   const bool inside = column < a.dim;
-  const int per_run = kRunSplits / unit, first_run = first / per_run, last_run = last / per_run;
+  constexpr int kPerRun = kRunSplits / kUnit;
+  const int first_run = first / kPerRun, last_run = last / kPerRun;
+#pragma unroll(kUnit == 1 ? 1 : 4)
   for (int run = first_run + (part - first_run % 4 + 4) % 4; run <= last_run; run += 4) {
-    float m[kRunSplits], l[kRunSplits], o[kRunSplits];
+    float m[kPerRun], l[kPerRun], o[kPerRun];
 #pragma unroll
-    for (int i = 0; i < kRunSplits; ++i) {  // all loads first
-      const int number = run * per_run + i;
-      const bool here = i < per_run && number >= first && number <= last;
+    for (int i = 0; i < kPerRun; ++i) {  // all loads first
+      const int number = run * kPerRun + i;
+      const bool here = number >= first && number <= last;
       const float* p = at(here ? number : first);
       m[i] = here ? p[0] : -INFINITY;
       l[i] = here ? p[1] : 0.0f;
@@ -339,7 +374,7 @@ __global__ void __launch_bounds__(256) join(const __grid_constant__ Attention a,
     }
     float run_m = -INFINITY, run_l = 0.0f, run_o = 0.0f;
 #pragma unroll
-    for (int i = 0; i < kRunSplits; ++i) {
+    for (int i = 0; i < kPerRun; ++i) {
       if (m[i] == -INFINITY) continue;
       const Fold fold(run_m, m[i]);
       run_l = fold(run_l, l[i]);
@@ -371,7 +406,14 @@ void run_unit(const Attention& a, int kept, cudaStream_t stream) {
   for (int first = 0; first < a.pool.num_tiles; first += batch) {
     const int tiles = std::min(batch, a.pool.num_tiles - first);
     launch(attend<kDim, kM, kE4m3, kUnit>, dim3(tiles, a.kv_heads, kept), dim3(kThreads), S::kSharedBytes, stream, a, first, kept);
-    launch(join, dim3(std::min(tiles * tile_rows, a.rows), a.heads, (kDim + 63) / 64), dim3(256), 0, stream, a, first, tiles, kept, kUnit);
+    const unsigned rows = std::min(tiles * tile_rows, a.rows);
+    const dim3 columns(rows, a.heads, (kDim + 63) / 64);
+    if (kUnit == 1 && a.window == 0 && !a.last_visible && kept >= kManySplits) {
+      launch(fold_runs, dim3(rows, a.heads, kept / kRunSplits), dim3(256), 0, stream, a, first, tiles, kept);
+      launch(join<kRunSplits>, columns, dim3(256), 0, stream, a, first, tiles, kept, kRunSplits);
+    } else {
+      launch(join<kUnit>, columns, dim3(256), 0, stream, a, first, tiles, kept, 1);
+    }
   }
 }
 
