@@ -75,7 +75,7 @@ struct Range {
 };
 __device__ __forceinline__ Range range_of(const Attention& a, const AttentionTile& first, const AttentionTile& last, int split, int runs_per_cta) {
   const int lowest = a.window > 0 ? max(0, first.first_position - a.window + 1) : 0;
-  const int highest = last.rows > 0 ? last.first_position + last.rows - 1 : first.first_position + first.rows - 1;
+  const int highest = last_visible_key(a, last.rows > 0 ? last : first);
   Range r;
   r.first_run = lowest / split / kRunSplits;
   r.runs = highest / split / kRunSplits - r.first_run + 1;
@@ -291,7 +291,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_wide(const __grid_constant
     } else {
       uint32_t weights[kTiles][4][4];
       float fade[2] = {};
-      const bool seen = split * kSplit < tile.first_position + tile.rows && (a.window == 0 || split * kSplit + kSplit > tile.first_position - a.window + 1);
+      const bool seen = split * kSplit <= last_visible_key(a, tile) && (a.window == 0 || split * kSplit + kSplit > tile.first_position - a.window + 1);
       if (!seen) {  // by the other warpgroup's rows only
 #pragma unroll 1
         for (int i = 0; i < 2 * kTiles * kPieces; ++i) {
@@ -506,8 +506,8 @@ bool attention_prefill_supports(int heads, int kv_heads, int dim, int window) {
   return attention_supports(heads, kv_heads, dim) && kv_heads <= kPrefillCounters && (dim == 256 || (dim == 512 && window == 0));
 }
 
-int attention_prefill_runs(int last, int rows, int window) {
-  const int keys = split_keys(window) * kRunSplits, lowest = window > 0 ? std::max(0, last - rows + 1 - window + 1) : 0;
+int attention_prefill_runs(int first, int last, int window) {
+  const int keys = split_keys(window) * kRunSplits, lowest = window > 0 ? std::max(0, first - window + 1) : 0;
   return last / keys - lowest / keys + 1;
 }
 

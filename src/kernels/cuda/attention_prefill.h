@@ -15,8 +15,8 @@ namespace nibble::cuda {
 inline constexpr int kWideTileRows = 64;
 
 bool attention_prefill_supports(int heads, int kv_heads, int dim, int window);
-// Runs of splits that a pair of tiles of `rows` rows overlaps whose last position is `last`.
-int attention_prefill_runs(int last, int rows, int window);
+// Runs of splits that a pair of tiles overlaps whose first row stands at `first` and whose last one sees up to `last`.
+int attention_prefill_runs(int first, int last, int window);
 // Whether the scratch holds this sequence's gathered keys and one pair of tiles.
 bool attention_prefill_fits(const Attention& args, const WideSequence& sequence);
 // Rows of `sequences`, whose pages, tiles and key tiles args.pool names. counters: zeros, as many as kPrefillCounters; left as zeros.

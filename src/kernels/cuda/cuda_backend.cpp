@@ -315,8 +315,7 @@ class CudaBackend final : public Backend {
                          .pool = pool, .partial = static_cast<float*>(partial_.get()), .partial_bytes = kPartialBytes, .rows = static_cast<int>(args.q.shape[0]),
                          .heads = heads, .kv_heads = kv_heads, .dim = dim, .window = args.window, .e4m3 = cache_is_e4m3(args.k_pages), .one_row_tiles = size_.one_row_tiles, .long_tiles = size_.long_tiles};
     const std::vector<SequenceTiles>& sequences = &pool == &tables_.full ? full_tiles_ : sliding_tiles_;
-    // The wide kernel sees no row ahead of its own position.
-    if (!attention_prefill_supports(heads, kv_heads, dim, args.window) || sequences.empty() || call.last_visible) {
+    if (!attention_prefill_supports(heads, kv_heads, dim, args.window) || sequences.empty()) {
       cuda::attention(call, stream_);
       return;
     }
@@ -604,8 +603,8 @@ class CudaBackend final : public Backend {
   std::map<StepSize, cudaGraphExec_t> graphs_;
 };
 
-// The tiles and key tiles of a sequence of many rows, behind those that are there; its page table begins at pages[first_page].
-WideSequence cut_wide(const PagedRows& s, int group, int window, int32_t first_page, std::vector<AttentionTile>& tiles, std::vector<KeyTile>& key_tiles) {
+// The tiles and key tiles of a sequence of many rows, behind those that are there; its page table begins at pages[first_page]. last_visible: of the step's rows; empty: their own.
+WideSequence cut_wide(const PagedRows& s, int group, int window, std::span<const int32_t> last_visible, int32_t first_page, std::vector<AttentionTile>& tiles, std::vector<KeyTile>& key_tiles) {
   const int rows = kWideTileRows / group, last = s.first_position + s.num_rows - 1;
   const int lowest = (window > 0 ? std::max(0, s.first_position - window + 1) : 0) / kKeyTile;
   WideSequence wide{.first_tile = static_cast<int32_t>(tiles.size()), .first_key_tile = static_cast<int32_t>(key_tiles.size())};
@@ -614,7 +613,8 @@ WideSequence cut_wide(const PagedRows& s, int group, int window, int32_t first_p
     const int n = std::min(2 * rows, s.num_rows - first), upper = std::min(rows, n), lower = n - upper;
     tiles.push_back({s.first_row + first, upper, s.first_position + first, key_tile_0});
     tiles.push_back({s.first_row + first + upper, lower, lower > 0 ? s.first_position + first + upper : 0, key_tile_0});
-    wide.max_runs = std::max(wide.max_runs, attention_prefill_runs(s.first_position + first + n - 1, n, window));
+    const int last_row = first + n - 1, last_key = last_visible.empty() ? s.first_position + last_row : last_visible[static_cast<size_t>(s.first_row + last_row)];
+    wide.max_runs = std::max(wide.max_runs, attention_prefill_runs(s.first_position + first, last_key, window));
   }
   // Whole splits.
   const int tiles_per_split = split_keys(window) / kKeyTile, end = (last / split_keys(window) + 1) * tiles_per_split;
@@ -722,7 +722,9 @@ StepSize CudaBackend::fill_tables(const StepPlan& plan) {
       SequenceTiles& mine = sequence_tiles.emplace_back();
       mine.first_tile = static_cast<int32_t>(tile - reinterpret_cast<AttentionTile*>(tiles_of[i]));
       mine.num_tiles = (s.num_rows + tile_rows - 1) / tile_rows;
-      if (!recorded && s.num_rows >= options_.wide_attention_rows) mine.wide = cut_wide(s, pool.group, pool.window, static_cast<int32_t>(table - pages), wide_tiles, key_tiles);
+      if (!recorded && s.num_rows >= options_.wide_attention_rows) {
+        mine.wide = cut_wide(s, pool.group, pool.window, pool.window > 0 ? plan.last_visible : std::span<const int32_t>(), static_cast<int32_t>(table - pages), wide_tiles, key_tiles);
+      }
       for (int first = 0; first < s.num_rows; first += tile_rows) {
         *tile++ = {s.first_row + first, std::min(tile_rows, s.num_rows - first), s.first_position + first, static_cast<int32_t>(table - pages)};
       }
