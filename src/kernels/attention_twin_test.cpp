@@ -1,6 +1,7 @@
 // The CUDA backend's two attention kernels against each other, bit for bit. Skipped where no GPU is.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstring>
 #include <numeric>
@@ -117,6 +118,24 @@ TEST_P(TwinAttentionKernels, GiveTheSameBits) {
     }
   }
 }
+// So long a context that a row's splits are folded into runs by a kernel of their own; many rows fold them in registers.
+TEST(TwinAttentionLong, OneRowAndManySeeALongContextAlike) {
+  try {
+    make_cuda_backend({.max_rows = 1, .record = false});
+  } catch (const Error& error) {
+    GTEST_SKIP() << error.message;
+  }
+  const Sequences sequences({2, 1, 64, DType::bf16, 0}, 17500);
+  std::vector<int64_t> cuts;
+  for (int64_t at = 1100; at < sequences.tokens; at += 1100) cuts.push_back(at);
+  const std::vector<float> many = sequences.attend(cuts, INT_MAX);
+  cuts.erase(std::remove_if(cuts.begin(), cuts.end(), [](int64_t at) { return at > 16500; }), cuts.end());
+  for (const int64_t at : {17487, 17488, 17489, 17496}) cuts.push_back(at);
+  const std::vector<float> few = sequences.attend(cuts, INT_MAX);
+  ASSERT_EQ(few.size(), many.size());
+  for (size_t i = 0; i < few.size(); ++i) ASSERT_EQ(few[i], many[i]) << "row " << i / 128 << ", column " << i % 128;
+}
+
 INSTANTIATE_TEST_SUITE_P(All, TwinAttentionKernels,
                          testing::Values(Kernels{16, 8, 256, DType::e4m3, 1024}, Kernels{16, 8, 256, DType::bf16, 1024}, Kernels{16, 8, 256, DType::e4m3, 100}, Kernels{4, 4, 256, DType::bf16, 512},
                                          Kernels{16, 1, 256, DType::e4m3, 1024}, Kernels{8, 1, 256, DType::bf16, 0}, Kernels{4, 2, 256, DType::e4m3, 0}, Kernels{16, 1, 512, DType::e4m3, 0},
