@@ -28,9 +28,10 @@ def resized(rgb, width, height):
     """[h, w, 3] u8 to the given size, bicubic with antialiasing; as it is if it has that size."""
     if rgb.shape[:2] == (height, width):
         return rgb
-    from PIL import Image
+    import torch
 
-    return np.asarray(Image.fromarray(rgb).resize((width, height), Image.BICUBIC))
+    planes = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
+    return torch.nn.functional.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def patches(rgb):
