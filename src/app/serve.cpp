@@ -81,6 +81,16 @@ std::vector<std::string> split_names(const std::string& text) {
 void set_media_options(const ServeFlags& flags, MediaOptions& media) {
   if (!flags.flag("enable-multimodal")) media.images = media.audio = false;
   media.local_path = flags.text("allowed-local-media-path");
+  media.fetch.domains = split_names(flags.text("allowed-media-domains"));
+  for (std::string& host : media.fetch.domains) {
+    std::transform(host.begin(), host.end(), host.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    if (host.find_first_of("/:@ []") != std::string::npos && host.find("::") == std::string::npos) {
+      raise(ErrorCode::invalid_argument, "--allowed-media-domains {}: wanted host names without scheme, port or path", host);
+    }
+  }
+  const int64_t most_mb = flags.integer("media-url-max-file-size-mb");
+  if (most_mb < 0 || most_mb > 1 << 20) raise(ErrorCode::invalid_argument, "--media-url-max-file-size-mb {}: wanted 0 (no limit) or more", most_mb);
+  media.fetch.max_bytes = most_mb << 20;
   const auto read = [&](const std::string& flag, const char* kind, const char* key, int32_t& value) {
     if (flags.text(flag).empty()) return;
     const auto object = nlohmann::json::parse(flags.text(flag));

@@ -76,10 +76,13 @@ Result<std::string> read_local(std::string_view url, const std::string& allowed)
 
 Result<std::string> fetch(const std::string& url, const MediaOptions& options) {
   if (begins_with_word(url, "http://") || begins_with_word(url, "https://")) {
-    return fail(ErrorCode::invalid_argument, "this server fetches nothing over the network; send the data itself, as a data: URL");
+    if (!options.fetch.domains.empty()) return fetch_url(url, options.fetch);
+    return fail(ErrorCode::invalid_argument, "this server fetches nothing over the network; send the data itself, as a data: URL, or start it with --allowed-media-domains");
   }
   if (begins_with_word(url, "file://") || url.starts_with("./") || url.starts_with("../") || (url.starts_with("/") && url.find('.') != std::string::npos)) return read_local(url, options.local_path);
-  return decode_base64_url(url);
+  auto data = decode_base64_url(url);
+  if (data && data->size() > kMaxBytes) return fail(ErrorCode::invalid_argument, "the data has more than {} MiB", kMaxBytes >> 20);
+  return data;
 }
 
 int32_t budget_of(const MediaReference& reference, const MediaOptions& options, int32_t default_budget) {
@@ -102,7 +105,6 @@ SoftTokens picture(ImagePatches patches, SoftTokens::Kind kind, const MediaOptio
 
 PreparedMedia prepare(const MediaReference& reference, const MediaOptions& options, int32_t default_budget) {
   const std::string data = value_or_raise(fetch(reference.url, options));
-  if (data.size() > kMaxBytes) raise(ErrorCode::invalid_argument, "the data has more than {} MiB", kMaxBytes >> 20);
   const auto bytes = std::as_bytes(std::span(data));
   PreparedMedia out{.kind = reference.kind, .blocks = {}, .stamps = {}};
   switch (reference.kind) {

@@ -1,6 +1,6 @@
 // Images, audio and video of a chat request: from where the client says they are to soft tokens in the prompt.
 //
-// Bytes come from data: URLs, bare base64, and, where the server allows a folder, files under it. Nothing is fetched over a network.
+// Bytes come from data: URLs, bare base64, and, where the server allows them, files under a folder and http(s) URLs (media_fetch.h).
 #pragma once
 
 #include <memory>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/soft_tokens.h"
+#include "server/media_fetch.h"
 #include "text/chat_messages.h"
 #include "text/jinja.h"
 
@@ -18,6 +19,7 @@ struct MediaOptions {
   int32_t most_positions = 1120;           // of the model's table, across and down
   int32_t max_images = 64, max_audios = 16, max_videos = 4;
   std::string local_path;                  // files under it may be named; empty: none
+  FetchOptions fetch;                      // hosts that may be asked; none at first
   // Ids around and in place of soft tokens; -1: not named.
   int32_t image_id = -1, audio_id = -1, video_id = -1, boi_id = -1, eoi_id = -1, boa_id = -1, eoa_id = -1;
 };

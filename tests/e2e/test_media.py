@@ -1,7 +1,9 @@
 """Images, audio and video through the openai package, on random weights: what is counted, cached and refused."""
 
 import base64
+import http.server
 import json
+import threading
 
 import openai
 import pytest
@@ -101,3 +103,50 @@ def test_video_frames_carry_their_times(seeing, tmp_path):
     part = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64," + base64.b64encode(film.read_bytes()).decode()}}
     reply = ask(seeing, part, text("What happens?"))
     assert details(reply)["video_tokens"] == 3 * 63
+
+
+class Files(http.server.BaseHTTPRequestHandler):
+    asked = []
+
+    def do_GET(self):
+        Files.asked.append(self.path)
+        if self.path == "/to-localhost.png":
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/rings_640x480.png")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write((MEDIA / self.path[1:]).read_bytes())
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture()
+def files():
+    site = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files)
+    threading.Thread(target=site.serve_forever, daemon=True).start()
+    Files.asked.clear()
+    yield f"http://127.0.0.1:{site.server_port}/"
+    site.shutdown()
+
+
+def test_urls_are_fetched_from_allowed_hosts_only(seeing, files):
+    part = {"type": "image_url", "image_url": {"url": files + "rings_640x480.png"}}
+    with pytest.raises(openai.BadRequestError, match="allowed-media-domains"):
+        ask(seeing, part)
+    assert not Files.asked
+    fetching = Server("--load-format", "dummy", "--device", "cpu", "--random-seed", "1", "--json-model-override-args", OVERRIDE, "--allowed-media-domains", "127.0.0.1")
+    try:
+        client = fetching.client()
+        assert details(ask(client, part))["image_tokens"] == 63
+        for path in "to-localhost.png", "missing.png":
+            with pytest.raises(openai.BadRequestError) as error:
+                ask(client, {"type": "image_url", "image_url": {"url": files + path}})
+            assert error.value.param == "messages[0].content[0]"
+        assert Files.asked == ["/rings_640x480.png", "/to-localhost.png", "/missing.png"]
+        with pytest.raises(openai.BadRequestError, match="not among"):
+            ask(client, {"type": "image_url", "image_url": {"url": "http://example.com/x.png"}})
+    finally:
+        assert fetching.stop() == 0
