@@ -11,6 +11,7 @@
 #include "app/inspect.h"
 #include "app/inspect_checkpoint.h"
 #include "app/inspect_compare.h"
+#include "app/inspect_quantize_tensor.h"
 #include "app/quantize_command.h"
 #include "app/serve_flag_table.h"
 #include "app/version.h"
@@ -112,6 +113,15 @@ int run_command(const std::vector<std::string>& args, bool parse_only) {
   compare->add_flag("--json", compare_flags.json, "machine-readable");
   add_model_detail_flags(*compare, compare_flags.model);
   compare->callback([&] { action = [&] { return inspect_compare(compare_flags, std::cout); }; });
+
+  QuantizeTensorFlags tensor_flags;
+  CLI::App* tensor = inspect->add_subcommand("quantize-tensor", "matrices of a safetensors file as quantize would store them");
+  tensor->add_option("--format", tensor_flags.format, "nvfp4, fp8_pb_wo")->capture_default_str()->check(CLI::IsMember({"nvfp4", "fp8_pb_wo"}));
+  tensor->add_option("--calib", tensor_flags.calib, "max, mse")->capture_default_str()->check(CLI::IsMember({"max", "mse"}));
+  tensor->add_option("--in", tensor_flags.in, "safetensors with BF16 or F32 matrices")->required();
+  tensor->add_option("--out", tensor_flags.out, "safetensors to write: NAME.weight, NAME.weight_scale, NAME.weight_scale_2 (NVFP4), NAME.dequantized")->required();
+  tensor->add_option("--threads", tensor_flags.threads, "CPU threads (default: one per core)")->check(CLI::NonNegativeNumber);
+  tensor->callback([&] { action = [&] { return inspect_quantize_tensor(tensor_flags); }; });
 
   ChatFlags chat_flags;
   CLI::App* chat = app.add_subcommand("chat", "a conversation in the terminal");

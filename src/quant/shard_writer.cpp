@@ -72,7 +72,8 @@ void ShardWriter::open() {
     const std::string path = (folder_ / shard.file).string();
     shard.fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (shard.fd < 0) raise(ErrorCode::unavailable, "{}: {}", path, std::strerror(errno));
-    const int status = ::posix_fallocate(shard.fd, 0, shard.bytes);
+    // Not posix_fallocate: where the file system cannot, it would write every block once.
+    const int status = ::fallocate(shard.fd, 0, 0, shard.bytes) == 0 ? 0 : errno;
     if (status == ENOSPC || status == EFBIG) raise(ErrorCode::out_of_memory, "{}: no room for {} bytes on the disk", path, shard.bytes);
     if (::ftruncate(shard.fd, shard.bytes) != 0) raise(ErrorCode::unavailable, "{}: {}", path, std::strerror(errno));
     int64_t done = 0;

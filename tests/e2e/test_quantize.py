@@ -77,6 +77,35 @@ def test_compare_puts_the_worst_first_and_runs_prompts(tmp_path):
     assert " 0 different" in same and same.count("\n") == 1
 
 
+@pytest.mark.parametrize("calib", ["max", "mse"])
+@pytest.mark.parametrize("kind, format", [("nvfp4", "nvfp4"), ("fp8", "fp8_pb_wo")])
+def test_single_matrices_equal_the_reference_quantizers_vectors(tmp_path, kind, format, calib):
+    from safetensors import numpy as files
+
+    def raw(path):  # bytes and shapes: numpy knows neither BF16 nor E4M3
+        data = path.read_bytes()
+        size = int.from_bytes(data[:8], "little")
+        header = {k: v for k, v in json.loads(data[8 : 8 + size]).items() if k != "__metadata__"}
+        return {k: (v["dtype"], v["shape"], data[8 + size + v["data_offsets"][0] : 8 + size + v["data_offsets"][1]]) for k, v in header.items()}
+
+    vectors = raw(REPO / "tests/data/quant/quant_vectors.safetensors")
+    stored = "packed" if kind == "nvfp4" else "q"
+    names = [k[: -len(".weight")] for k in vectors if f".{kind}." in k and k.endswith(".weight") and k[: -len(".weight")] + f".{calib}.{stored}" in vectors]
+    assert len(names) >= 2
+    inputs = {n: (numpy.frombuffer(vectors[n + ".weight"][2], numpy.uint16).astype(numpy.uint32) << 16).view(numpy.float32).reshape(vectors[n + ".weight"][1]) for n in names}
+    files.save_file(inputs, str(tmp_path / "in.safetensors"))
+    done = subprocess.run([NIBBLE, "inspect", "quantize-tensor", "--format", format, "--calib", calib, "--in", str(tmp_path / "in.safetensors"), "--out", str(tmp_path / "out.safetensors")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    got = raw(tmp_path / "out.safetensors")
+    for n in names:
+        assert got[n + ".weight"][2] == vectors[f"{n}.{calib}.{stored}"][2], n
+        assert got[n + ".weight_scale"] == vectors[f"{n}.{calib}.scale"], n
+        if kind == "nvfp4":
+            assert got[n + ".weight_scale_2"] == vectors[f"{n}.{calib}.scale2"], n
+            assert got[n + ".dequantized"] == vectors[f"{n}.{calib}.dequant"], n
+    assert len(got) == len(names) * (4 if kind == "nvfp4" else 3)
+
+
 def test_calibration_text_of_ones_own(tmp_path):
     talk = tmp_path / "talk.jsonl"
     talk.write_text('{"messages": [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A small model."}]}\n')
