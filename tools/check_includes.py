@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks who includes whom: base <- formats <- (text | media | kernels) <- model <- (quant | engine) <- server <- eval <- app.
 
-Also: CUDA headers only in kernels/cuda, intrinsics only in kernels/cpu, and no heavy third-party header in a header of ours.
+Also: CUDA headers only in kernels/cuda, intrinsics only in kernels/cpu, xgrammar's only in engine/grammar.cpp, and no heavy third-party header in a header of ours.
 """
 import pathlib
 import re
@@ -38,6 +38,8 @@ def problems_of(path):
             yield f"{relative}: {target} belongs in a .cpp"
         if CUDA.match(target) and relative.parts[:2] != ("kernels", "cuda"):
             yield f"{relative}: {target} belongs in kernels/cuda"
+        if target.startswith("xgrammar/") and relative.as_posix() != "engine/grammar.cpp":
+            yield f"{relative}: {target} belongs in engine/grammar.cpp"
         if INTRINSICS.match(target) and relative.parts[:2] != ("kernels", "cpu"):
             yield f"{relative}: {target} belongs in kernels/cpu"
 

@@ -39,6 +39,8 @@ struct Engine::Impl {
   std::vector<float> temperatures;
   std::vector<Candidate> ranked;
   std::vector<RowSummary> summaries;
+  std::vector<int32_t> masked_rows;
+  std::vector<uint32_t> masks;  // of masked_rows; of one row where the logits are on the host
   int32_t num_ranked = 0;
   // Sequences that chose a token in this step and go on, with the logit row of their newest one.
   struct Going {
@@ -121,6 +123,7 @@ struct Engine::Impl {
         state->suppressed_after_thought = options.suppress_tokens;
         state->suppressed_after_thought.push_back(state->request->thinking.open_id);
         ++counts.requests;
+        counts.structured += state->request->grammar != nullptr;
         counts.prompt_tokens += static_cast<int64_t>(state->request->prompt.size());
         scheduler.add(std::move(state));
       }
@@ -336,22 +339,32 @@ struct Engine::Impl {
     DraftRound done;
   };
 
-  // For the row after `ahead` drafts, which `output` counts and `thought` has seen.
-  LogitEdits edits_of(const Sequence& s, const OutputCounts& output, const ThoughtState& thought, int32_t ahead) const {
+  GrammarMatcher* matcher_of(Sequence& s) const {
     const Request& r = s.request();
-    const bool too_early = s.num_output() + ahead < r.min_tokens;
+    if (r.grammar && !s.matcher) s.matcher = std::make_unique<GrammarMatcher>(r.grammar, r.grammar_stop_ids);
+    return s.matcher && !s.matcher->ended() ? s.matcher.get() : nullptr;
+  }
+
+  // For the row after `ahead` drafts, which `output` counts and `thought` has seen. `allowed`: the grammar's mask, empty without one.
+  LogitEdits edits_of(const Sequence& s, const OutputCounts& output, const ThoughtState& thought, int32_t ahead, std::span<const uint32_t> allowed) const {
+    const Request& r = s.request();
+    // A grammar that leaves nothing but the end beats min_tokens.
+    const bool too_early = s.num_output() + ahead < r.min_tokens && (allowed.empty() || allows_more_than(allowed, r.stop_ids));
     return {.params = &r.sampling, .output = &output, .masked = too_early ? std::span<const int32_t>(r.stop_ids) : std::span<const int32_t>(),
             .suppressed = thought.is_used_up(r.thinking) ? std::span<const int32_t>(s.state->suppressed_after_thought) : std::span<const int32_t>(options.suppress_tokens),
-            .allowed = nullptr};
+            .allowed = allowed.empty() ? nullptr : allowed.data()};
   }
 
   // Asks the model for the candidates of all rows at once.
   void rank_kept(const std::vector<PlannedRows>& plan) {
     edits.clear();
     temperatures.clear();
+    masked_rows.clear();
+    masks.clear();
+    const auto words = static_cast<size_t>(mask_words(model.vocab_size()));
     int32_t count = 1;
     for (const PlannedRows& p : plan) {
-      const Sequence& s = *p.sequence;
+      Sequence& s = *p.sequence;
       if (s.computed + p.num_rows < static_cast<int32_t>(s.tokens.size())) continue;
       const Request& r = s.request();
       const int32_t wanted = candidates_wanted(r.sampling, r.top_logprobs);
@@ -361,19 +374,33 @@ struct Engine::Impl {
       const bool recount = !s.draft.empty() && counts_matter(r.sampling);
       ThoughtState thought = s.thought;
       if (recount) with_drafts = s.output;
+      // The matcher goes along the drafts, and back. Rows behind a draft that the grammar forbids are never looked at.
+      GrammarMatcher* matcher = wanted > 0 ? matcher_of(s) : nullptr;
+      int32_t followed = 0;
       for (size_t j = 0; j <= s.draft.size(); ++j) {
+        const auto row = static_cast<int32_t>(temperatures.size());
         if (j > 0) thought.push(r.thinking, s.draft[j - 1]);
         if (j > 0 && recount) ++with_drafts[s.draft[j - 1]];
+        std::span<const uint32_t> allowed;
+        if (matcher && followed == static_cast<int32_t>(j) && !matcher->ended()) {
+          masks.resize(masks.size() + words);
+          const auto mask = std::span(masks).last(words);
+          matcher->allowed(mask);
+          masked_rows.push_back(row);
+          allowed = mask;
+          followed += j < s.draft.size() && matcher->accept(s.draft[j]);
+        }
         // A row that is read whole is edited on the host.
-        if (wanted > 0) append_edits(edits_of(s, recount ? with_drafts : s.output, thought, static_cast<int32_t>(j)), static_cast<int32_t>(temperatures.size()), model.vocab_size(), edits);
+        if (wanted > 0) append_edits(edits_of(s, recount ? with_drafts : s.output, thought, static_cast<int32_t>(j), allowed), row, model.vocab_size(), edits);
         temperatures.push_back(r.sampling.temperature < 1e-6f ? 1.0f : r.sampling.temperature);
       }
+      if (matcher) matcher->rollback(followed);
     }
     if (temperatures.empty()) return;
     ranked.resize(temperatures.size() * kMaxCandidates);
     summaries.resize(temperatures.size());
     num_ranked = std::min(count, model.vocab_size());
-    model.candidates(edits, temperatures, num_ranked, ranked.data(), summaries.data());
+    model.candidates(edits, {masked_rows, masks}, temperatures, num_ranked, ranked.data(), summaries.data());
   }
 
   // These return whether the sequence goes on.
@@ -389,7 +416,13 @@ struct Engine::Impl {
 
   bool choose(Sequence& s, std::span<float> row, Round& round) {
     const Request& r = s.request();
-    edit_logits(row, edits_of(s, s.output, s.thought, 0));
+    std::span<const uint32_t> allowed;
+    if (GrammarMatcher* matcher = matcher_of(s)) {
+      masks.resize(static_cast<size_t>(mask_words(model.vocab_size())));
+      matcher->allowed(masks);
+      allowed = masks;
+    }
+    edit_logits(row, edits_of(s, s.output, s.thought, 0, allowed));
     return accept(s, sampler.sample(row, r.sampling, s.choice, s.num_output(), r.top_logprobs), round);
   }
 
@@ -423,11 +456,16 @@ struct Engine::Impl {
     if (s.num_output() == 0 && s.choice == 0) counts.cached_tokens += s.cached_tokens;
     ++counts.generated_tokens;
     ++log_tokens;
+    if (GrammarMatcher* matcher = matcher_of(s); matcher && !matcher->accept(sampled->id) && round.forced < 0) {  // a forced acceptance takes what comes
+      end_with_error(s, Error(ErrorCode::internal, "the grammar refused a token that it had allowed"));
+      return false;
+    }
     s.tokens.push_back(sampled->id);
     ++s.output[sampled->id];
     s.thought.push(r.thinking, sampled->id);
     const bool loops = r.stops_at_loops && is_in_loop(s);
-    const bool stop = !r.ignore_eos && std::find(r.stop_ids.begin(), r.stop_ids.end(), sampled->id) != r.stop_ids.end();
+    const bool ended = s.matcher && s.matcher->ended();  // nothing could follow, whatever ignore_eos says
+    const bool stop = ended || (!r.ignore_eos && std::find(r.stop_ids.begin(), r.stop_ids.end(), sampled->id) != r.stop_ids.end());
     const bool full = s.num_output() >= r.max_tokens || static_cast<int32_t>(s.tokens.size()) >= scheduler.max_sequence_tokens();
     TokenEvent event{.choice = s.choice, .id = sampled->id, .logprob = sampled->logprob, .top = std::move(sampled->top),
                      .finish = stop ? FinishReason::stop_token : loops ? FinishReason::repetition : full ? FinishReason::length : FinishReason::none, .error = {},

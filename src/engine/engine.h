@@ -29,7 +29,7 @@ struct EngineOptions {
 // A consistent snapshot, cheap to take from any thread.
 struct EngineStats {
   int64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;
-  int64_t requests = 0, aborted = 0, retracted = 0, steps = 0;
+  int64_t requests = 0, aborted = 0, retracted = 0, steps = 0, structured = 0;  // structured: requests with a grammar
   int32_t running = 0, queued = 0, max_running = 0;
   int32_t full_pages_used = 0, full_pages_total = 0, sliding_pages_used = 0, sliding_pages_total = 0;
   int32_t full_pages_cached = 0, sliding_pages_cached = 0;  // held by the prefix cache alone, freed on demand

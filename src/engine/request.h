@@ -16,6 +16,8 @@
 #include "model/soft_tokens.h"
 
 namespace nibble {
+class Grammar;
+
 // How the next token is chosen; docs/decisions and sampler.h give the exact order of the steps.
 struct SamplingParams {
   float temperature = 1.0f;  // < 1e-6: greedy
@@ -65,6 +67,8 @@ struct Request {
   int32_t top_logprobs = -1;            // -1: no logprobs; 0: of the chosen token only
   bool prompt_logprobs = false;         // report the prompt's logprobs before the first token
   int32_t priority = 0;
+  std::shared_ptr<const Grammar> grammar;  // what the reply may be; null: anything. It ends with one of grammar_stop_ids, where the grammar may end
+  std::vector<int32_t> grammar_stop_ids;   // of stop_ids those that are no text; at least one where there is a grammar
 
   // Called on the engine thread, in order; must be quick and must not call into the engine, except Engine::cancel.
   // For prompt_logprobs the argument of on_prompt_logprobs has prompt.size() - 1 entries.

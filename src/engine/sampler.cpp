@@ -1,8 +1,10 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
+#include <set>
 
 #include "base/rng.h"
 
@@ -11,6 +13,14 @@ namespace {
 constexpr float kGreedyBelow = 1e-6f;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 }  // namespace
+
+bool allows_more_than(std::span<const uint32_t> allowed, std::span<const int32_t> ids) {
+  int64_t count = 0;
+  for (const uint32_t word : allowed) count += std::popcount(word);
+  const std::set<int32_t> distinct(ids.begin(), ids.end());
+  for (const int32_t id : distinct) count -= allowed[static_cast<size_t>(id / 32)] >> (id % 32) & 1;
+  return count > 0;
+}
 
 void edit_logits(std::span<float> logits, const LogitEdits& edits) {
   const SamplingParams& p = *edits.params;

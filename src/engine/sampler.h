@@ -30,8 +30,10 @@ struct LogitEdits {
   const OutputCounts* output = nullptr;
   std::span<const int32_t> masked;      // end tokens while fewer than min_tokens exist
   std::span<const int32_t> suppressed;  // generation_config's
-  const uint32_t* allowed = nullptr;    // one bit per id; nullptr: all
+  const uint32_t* allowed = nullptr;    // a grammar's: one bit per id; nullptr: all
 };
+// Whether a mask allows any id but these.
+bool allows_more_than(std::span<const uint32_t> allowed, std::span<const int32_t> ids);
 // Steps 1 to 5, in place.
 void edit_logits(std::span<float> logits, const LogitEdits& edits);
 

@@ -118,6 +118,9 @@ TEST(Candidates, DecideAsTheWholeRowDoes) {
   const OutputCounts output{{17, 2}, {40, 1}};
   const std::vector<int32_t> suppressed{3, 4999};
   int32_t cases = 0;
+  const std::vector<int32_t> masked{0};
+  std::vector<uint32_t> mask(static_cast<size_t>(mask_words(kVocab)));
+  for (int32_t id = 0; id < kVocab; id += 3) mask[static_cast<size_t>(id / 32)] |= 1u << (id % 32);
   for (const float temperature : {0.0f, 0.7f, 1.5f}) {
     for (const int32_t top_k : {1, 20, 64}) {
       for (const float top_p : {0.5f, 0.95f, 1.0f}) {
@@ -126,8 +129,9 @@ TEST(Candidates, DecideAsTheWholeRowDoes) {
           params.temperature = temperature, params.top_k = top_k, params.top_p = top_p, params.frequency_penalty = penalty, params.seed = 9;
           params.repetition_penalty = penalty > 0 ? 1.2f : 1.0f;
           params.logit_bias = {{99, -0.25f}, {7, 3.0f}};
-          for (int32_t position = 0; position < 5; ++position, ++cases) {
-            const LogitEdits edits{.params = &params, .output = &output, .masked = {}, .suppressed = suppressed, .allowed = nullptr};
+          for (int32_t position = 0; position < 10; ++position, ++cases) {
+            const bool grammar = position % 2 == 1;
+            const LogitEdits edits{.params = &params, .output = &output, .masked = {}, .suppressed = suppressed, .allowed = grammar ? mask.data() : nullptr};
             std::vector<float> long_way(logits), short_way(logits);
             edit_logits(long_way, edits);
             Sampler sampler;
@@ -139,7 +143,7 @@ TEST(Candidates, DecideAsTheWholeRowDoes) {
             const float divisor = temperature == 0.0f ? 1.0f : temperature;
             std::vector<Candidate> ranked(kMaxCandidates);
             RowSummary summary;
-            cpu::find_candidates({short_way.data(), DType::f32, {1, kVocab}}, list, {&divisor, 1}, wanted, ranked.data(), &summary);
+            cpu::find_candidates({short_way.data(), DType::f32, {1, kVocab}}, list, grammar ? AllowedIds{masked, mask} : AllowedIds{}, {&divisor, 1}, wanted, ranked.data(), &summary);
             const auto got = sampler.sample(std::span<const Candidate>(ranked).first(static_cast<size_t>(wanted)), summary, params, 0, position, 5);
             ASSERT_TRUE(want && got);
             EXPECT_EQ(got->id, want->id);
@@ -151,7 +155,7 @@ TEST(Candidates, DecideAsTheWholeRowDoes) {
       }
     }
   }
-  EXPECT_EQ(cases, 270);
+  EXPECT_EQ(cases, 540);
 }
 }  // namespace
 }  // namespace nibble

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/grammar.h"
 #include "engine/prefix_cache.h"
 #include "engine/repetition_guard.h"
 #include "engine/request.h"
@@ -43,6 +44,7 @@ struct Sequence {
   ThoughtState thought;                 // after `tokens`
   std::unique_ptr<RepetitionGuard> guard;  // made when wanted
   std::vector<int32_t> draft;           // guesses that follow `tokens`, to be checked by the next step
+  std::unique_ptr<GrammarMatcher> matcher;  // has accepted the output; made with the first token of a request that has a grammar
   double draft_rate = DraftController::kFirstRate;
   uint64_t order = 0;                   // of arrival
   std::vector<int32_t> full_pages, sliding_pages;

@@ -89,9 +89,9 @@ class Backend {
   virtual void softcap(const Tensor& logits, float cap) = 0;
   // out[i] = x[rows[i]]; x [n, hidden] f32, out [rows.size(), hidden] f32.
   virtual void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& out) = 0;
-  // Applies `edits` (sorted by row, one per row and id) to logits [rows, vocab] f32 and finds the `count` <= kMaxCandidates largest of each row over its
+  // Applies `edits` (sorted by row, one per row and id) and `allowed` to logits [rows, vocab] f32 and finds the `count` <= kMaxCandidates largest of each row over its
   // temperature, largest first, equal ones by id: candidates [rows, kMaxCandidates], summaries [rows], both on the host.
-  virtual void candidates(const Tensor& logits, std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries) = 0;
+  virtual void candidates(const Tensor& logits, std::span<const LogitEdit> edits, const AllowedIds& allowed, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries) = 0;
 
   struct Roofs {
     double read_bytes_per_second = 0, bf16_flops = 0;  // measured; 0: unknown

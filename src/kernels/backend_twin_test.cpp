@@ -225,19 +225,28 @@ TEST(TwinCandidates, TheBestOfEditedRowsAreTheSame) {
     x[5] = x[400] = 21.0f;  // a tie
     const std::vector<LogitEdit> edits{{0, 7, 0, 1, 30}, {1, 9, 3, 1.5f, 0}, {2, 11, 0, 1, -INFINITY}};
     const std::vector<float> temperatures{1.0f, 0.7f, 2.0f};
-    for (const int32_t count : {1, 20, 64}) {
+    // The last row allows every third id, and the first one that an edit raises.
+    const std::vector<int32_t> masked{0, 2};
+    std::vector<uint32_t> masks(static_cast<size_t>(2 * mask_words(vocab)), 0);
+    for (int64_t id = 0; id < vocab; ++id) {
+      if (id != 400) masks[static_cast<size_t>(id / 32)] |= 1u << (id % 32);
+      if (id % 3 == 0) masks[static_cast<size_t>(mask_words(vocab) + id / 32)] |= 1u << (id % 32);
+    }
+    for (const auto& [count, grammar] : {std::pair{1, false}, {20, false}, {64, false}, {1, true}, {20, true}, {64, true}}) {
+      const AllowedIds allowed = grammar ? AllowedIds{masked, masks} : AllowedIds{};
       std::vector<Candidate> ranked[2];
       std::vector<RowSummary> summaries[2];
       for (int i = 0; i < 2; ++i) {
         Backend& b = i ? *twins.cuda : *twins.cpu;
         ranked[i].resize(rows * kMaxCandidates);
         summaries[i].resize(rows);
-        b.candidates(put(b, x, {rows, vocab}), edits, temperatures, count, ranked[i].data(), summaries[i].data());
+        b.candidates(put(b, x, {rows, vocab}), edits, allowed, temperatures, count, ranked[i].data(), summaries[i].data());
       }
       for (int64_t row = 0; row < rows; ++row) {
         ASSERT_NEAR(summaries[1][row].highest, summaries[0][row].highest, 1e-5);
         ASSERT_NEAR(summaries[1][row].sum / summaries[0][row].sum, 1.0, 1e-3);  // of 262144 exponentials, added in f32 in two orders
         for (int32_t c = 0; c < count; ++c) ASSERT_EQ(ranked[1][row * kMaxCandidates + c].id, ranked[0][row * kMaxCandidates + c].id) << vocab << " " << count << " " << row << " " << c;
+        if (grammar && row == 2) ASSERT_EQ(ranked[0][row * kMaxCandidates + count - 1].id % 3, 0);
       }
     }
   }

@@ -14,6 +14,12 @@ struct LogitEdit {
   int32_t row, id;
   float subtract = 0.0f, repetition = 1.0f, bias = 0.0f;
 };
+// Rows of which only some ids may be chosen, as a grammar says: bit id % 32 of word id / 32. The logits of the other ids become -inf, after the edits.
+struct AllowedIds {
+  std::span<const int32_t> rows;   // ascending; rows that are not here allow all ids
+  std::span<const uint32_t> bits;  // [rows.size(), mask_words(vocab)]
+};
+constexpr int64_t mask_words(int64_t vocab) { return (vocab + 31) / 32; }
 struct Candidate {
   float x;      // the edited logit over the row's temperature
   int32_t id;
@@ -25,6 +31,6 @@ struct RowSummary {
 };
 
 namespace cpu {
-void find_candidates(const Tensor& logits, std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries);
+void find_candidates(const Tensor& logits, std::span<const LogitEdit> edits, const AllowedIds& allowed, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries);
 }
 }  // namespace nibble

@@ -148,8 +148,8 @@ void Gemma4Model::fill_last_visible(const Step& step) {
   }
 }
 
-void Gemma4Model::candidates(std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries) {
-  backend_.candidates(view(logits_, static_cast<int64_t>(temperatures.size()), config_.vocab_size), edits, temperatures, count, candidates, summaries);
+void Gemma4Model::candidates(std::span<const LogitEdit> edits, const AllowedIds& allowed, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries) {
+  backend_.candidates(view(logits_, static_cast<int64_t>(temperatures.size()), config_.vocab_size), edits, allowed, temperatures, count, candidates, summaries);
 }
 
 void Gemma4Model::read_logits(int32_t row, float* logits) { backend_.download(logits_.slice_rows(row, 1), logits); }

@@ -64,7 +64,7 @@ class ForwardModel {
   // candidates() and read_logits() tell what is wanted of them: most steps need a few numbers a row, not the vocabulary.
   virtual int32_t kept_logit_rows() const { return 0; }
   // As Backend::candidates, for the rows of the last step's logits.
-  virtual void candidates(std::span<const LogitEdit>, std::span<const float> /*temperatures*/, int32_t /*count*/, Candidate*, RowSummary*) { NB_ASSERT(false, "no logits are kept"); }
+  virtual void candidates(std::span<const LogitEdit>, const AllowedIds&, std::span<const float> /*temperatures*/, int32_t /*count*/, Candidate*, RowSummary*) { NB_ASSERT(false, "no logits are kept"); }
   virtual void read_logits(int32_t /*row*/, float* /*logits*/) { NB_ASSERT(false, "no logits are kept"); }
 };
 

@@ -51,8 +51,8 @@ class CpuBackend final : public Backend {
     const size_t bytes = static_cast<size_t>(x.cols()) * sizeof(float);
     for (size_t i = 0; i < rows.size(); ++i) std::memcpy(out.as<float>() + static_cast<int64_t>(i) * x.cols(), x.as<float>() + rows[i] * x.cols(), bytes);
   }
-  void candidates(const Tensor& logits, std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* out, RowSummary* summaries) override {
-    cpu::find_candidates(logits, edits, temperatures, count, out, summaries);
+  void candidates(const Tensor& logits, std::span<const LogitEdit> edits, const AllowedIds& allowed, std::span<const float> temperatures, int32_t count, Candidate* out, RowSummary* summaries) override {
+    cpu::find_candidates(logits, edits, allowed, temperatures, count, out, summaries);
   }
   Roofs measure_roofs() override { return {cpu::measure_read_bandwidth(threads_), cpu::measure_bf16_peak(threads_)}; }
   void draft_input(const DraftInputArgs& args) override { cpu::draft_input(args); }

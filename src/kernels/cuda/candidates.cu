@@ -22,6 +22,14 @@ __global__ void apply_edits(float* logits, int vocab, const LogitEdit* edits, in
   x = v + e.bias;
 }
 
+// Grid: a thread per logit of each masked row; the 32 of a warp share one word. Bound by the writes of what is forbidden.
+__global__ void apply_masks(float* logits, int vocab, const int32_t* masked, const uint32_t* masks) {
+  const int id = blockIdx.x * blockDim.x + threadIdx.x;
+  if (id >= vocab) return;
+  const uint32_t word = masks[int64_t{blockIdx.y} * mask_words(vocab) + id / 32];
+  if (!(word >> (id % 32) & 1)) logits[int64_t{masked[blockIdx.y]} * vocab + id] = -INFINITY;
+}
+
 struct PartSummary {
   float highest, sum;
 };
@@ -134,9 +142,10 @@ int num_parts(int vocab) { return (vocab + kPart - 1) / kPart; }
 
 int64_t candidate_scratch_bytes(int num_rows, int vocab) { return int64_t{num_rows} * num_parts(vocab) * (kMaxCandidates * 8 + static_cast<int64_t>(sizeof(PartSummary))); }
 
-void find_candidates(float* logits, int num_rows, int vocab, const float* temperatures, const LogitEdit* edits, int num_edits, int count, void* scratch, Candidate* out, RowSummary* summaries,
-                     cudaStream_t stream) {
+void find_candidates(float* logits, int num_rows, int vocab, const float* temperatures, const LogitEdit* edits, int num_edits, const int32_t* masked, const uint32_t* masks, int num_masks, int count,
+                     void* scratch, Candidate* out, RowSummary* summaries, cudaStream_t stream) {
   if (num_edits > 0) apply_edits<<<(num_edits + 255) / 256, 256, 0, stream>>>(logits, vocab, edits, num_edits);
+  if (num_masks > 0) apply_masks<<<dim3((vocab + 255) / 256, num_masks), 256, 0, stream>>>(logits, vocab, masked, masks);
   const int n = num_parts(vocab);
   auto* const keys = static_cast<uint64_t*>(scratch);
   auto* const part_summaries = reinterpret_cast<PartSummary*>(keys + int64_t{num_rows} * n * kMaxCandidates);

@@ -344,10 +344,12 @@ class CudaBackend final : public Backend {
   void gather_rows(const Tensor& x, std::span<const int32_t>, const Tensor& out) override {
     cuda::gather_rows(x.as<float>(), tables_.logit_rows, out.as<float>(), static_cast<int>(out.rows()), static_cast<int>(x.cols()), stream_);
   }
-  void candidates(const Tensor& logits, std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* out, RowSummary* summaries) override {
+  void candidates(const Tensor& logits, std::span<const LogitEdit> edits, const AllowedIds& allowed, std::span<const float> temperatures, int32_t count, Candidate* out, RowSummary* summaries) override {
     const auto rows = logits.rows(), vocab = logits.cols();
-    // One pinned buffer: temperatures and edits go in, summaries and candidates come out.
-    const auto edit_bytes = static_cast<int64_t>(edits.size_bytes()), in_bytes = rows * 4 + edit_bytes, out_bytes = rows * (static_cast<int64_t>(sizeof(RowSummary)) + kMaxCandidates * 8);
+    // One pinned buffer: temperatures, edits and masks go in, summaries and candidates come out.
+    const auto edit_bytes = static_cast<int64_t>(edits.size_bytes()), row_bytes = static_cast<int64_t>(allowed.rows.size_bytes()), mask_bytes = static_cast<int64_t>(allowed.bits.size_bytes());
+    const int64_t edits_at = rows * 4, rows_at = edits_at + edit_bytes, masks_at = rows_at + row_bytes, in_bytes = masks_at + mask_bytes;
+    const int64_t out_bytes = rows * (static_cast<int64_t>(sizeof(RowSummary)) + kMaxCandidates * 8);
     if (exchange_bytes_ < in_bytes + out_bytes + 16) {
       if (exchange_) cudaFreeHost(exchange_);
       exchange_bytes_ = 2 * (in_bytes + out_bytes) + 16;
@@ -360,13 +362,19 @@ class CudaBackend final : public Backend {
       candidate_scratch_bytes_ = scratch_bytes;
     }
     std::memcpy(exchange_, temperatures.data(), static_cast<size_t>(rows) * 4);
-    if (edit_bytes > 0) std::memcpy(exchange_ + rows * 4, edits.data(), static_cast<size_t>(edit_bytes));
+    const auto put = [&](int64_t at, const void* from, int64_t bytes) {
+      if (bytes > 0) std::memcpy(exchange_ + at, from, static_cast<size_t>(bytes));
+    };
+    put(edits_at, edits.data(), edit_bytes);
+    put(rows_at, allowed.rows.data(), row_bytes);
+    put(masks_at, allowed.bits.data(), mask_bytes);
     auto* const device = static_cast<std::byte*>(device_exchange_.get());
     check(cudaMemcpyAsync(device, exchange_, static_cast<size_t>(in_bytes), cudaMemcpyHostToDevice, stream_), "sampling");
     auto* const device_summaries = reinterpret_cast<RowSummary*>(device + (in_bytes + 15) / 16 * 16);
     auto* const device_candidates = reinterpret_cast<Candidate*>(device_summaries + rows);
-    find_candidates(added(logits), static_cast<int>(rows), static_cast<int>(vocab), reinterpret_cast<const float*>(device), reinterpret_cast<const LogitEdit*>(device + rows * 4),
-                    static_cast<int>(edits.size()), count, candidate_scratch_.get(), device_candidates, device_summaries, stream_);
+    find_candidates(added(logits), static_cast<int>(rows), static_cast<int>(vocab), reinterpret_cast<const float*>(device), reinterpret_cast<const LogitEdit*>(device + edits_at),
+                    static_cast<int>(edits.size()), reinterpret_cast<const int32_t*>(device + rows_at), reinterpret_cast<const uint32_t*>(device + masks_at), static_cast<int>(allowed.rows.size()), count,
+                    candidate_scratch_.get(), device_candidates, device_summaries, stream_);
     check(cudaGetLastError(), "sampling");
     check(cudaMemcpyAsync(exchange_, device_summaries, static_cast<size_t>(out_bytes), cudaMemcpyDeviceToHost, stream_), "sampling");
     check(cudaStreamSynchronize(stream_), "a step on the device");

@@ -1,0 +1,179 @@
+#include "engine/grammar.h"
+
+#include <xgrammar/xgrammar.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <list>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+
+#include "base/assert.h"
+#include "base/log.h"
+
+namespace nibble {
+struct Grammar::Impl {
+  xgrammar::CompiledGrammar compiled;
+};
+
+Grammar::Grammar(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Grammar::~Grammar() = default;
+int64_t Grammar::bytes() const { return static_cast<int64_t>(impl_->compiled.MemorySizeBytes()); }
+
+struct GrammarMatcher::Impl {
+  std::shared_ptr<const Grammar> grammar;
+  xgrammar::GrammarMatcher matcher;
+};
+
+GrammarMatcher::GrammarMatcher(std::shared_ptr<const Grammar> grammar, std::span<const int32_t> stop_ids) {
+  xgrammar::GrammarMatcher matcher(grammar->impl().compiled, std::vector<int>(stop_ids.begin(), stop_ids.end()));
+  impl_ = std::make_unique<Impl>(Impl{std::move(grammar), std::move(matcher)});
+}
+GrammarMatcher::~GrammarMatcher() = default;
+
+bool GrammarMatcher::accept(int32_t id) { return !ended() && impl_->matcher.AcceptToken(id); }
+void GrammarMatcher::rollback(int32_t num_tokens) {
+  if (num_tokens > 0) impl_->matcher.Rollback(num_tokens);
+}
+bool GrammarMatcher::ended() const { return impl_->matcher.IsTerminated(); }
+
+void GrammarMatcher::allowed(std::span<uint32_t> bits) {
+  NB_ASSERT(!ended(), "nothing is allowed after the end");
+  int64_t shape = static_cast<int64_t>(bits.size());
+  DLTensor tensor{.data = bits.data(), .device = {kDLCPU, 0}, .ndim = 1, .dtype = xgrammar::GetBitmaskDLType(), .shape = &shape, .strides = nullptr, .byte_offset = 0};
+  impl_->matcher.FillNextTokenBitmask(&tensor);
+}
+
+// ---- the compiler ----
+
+namespace {
+// One grammar on its way.
+struct Job {
+  std::string ebnf, root;
+  bool done = false;
+  Result<std::shared_ptr<const Grammar>> result = std::shared_ptr<const Grammar>();
+};
+constexpr int kThreads = 2;
+constexpr size_t kMaxWaiting = 64;
+}  // namespace
+
+struct GrammarCompiler::Impl : std::enable_shared_from_this<GrammarCompiler::Impl> {
+  GrammarLimits limits;
+  std::vector<std::string> vocabulary;
+  std::vector<int32_t> stop_ids;
+
+  std::mutex mutex;
+  std::condition_variable work, finished;
+  std::list<std::shared_ptr<Job>> waiting;
+  bool stopping = false, ready = false, failed = false;
+  int num_threads = 0;
+  std::optional<xgrammar::TokenizerInfo> info;
+
+  // Most recently used first.
+  using Entry = std::pair<std::string, std::shared_ptr<const Grammar>>;
+  std::list<Entry> cached;
+  std::unordered_map<std::string, std::list<Entry>::iterator> by_text;
+
+  std::shared_ptr<const Grammar> find(const std::string& text) {
+    const auto found = by_text.find(text);
+    if (found == by_text.end()) return nullptr;
+    cached.splice(cached.begin(), cached, found->second);
+    return found->second->second;
+  }
+  void keep(const std::string& text, std::shared_ptr<const Grammar> grammar) {
+    if (by_text.contains(text)) return;
+    cached.emplace_front(text, std::move(grammar));
+    by_text[text] = cached.begin();
+    if (cached.size() <= limits.max_cached) return;
+    by_text.erase(cached.back().first);
+    cached.pop_back();
+  }
+
+  // The threads hold this object: one that is inside a grammar of hours does not keep the program from ending.
+  void start_threads() {
+    for (; num_threads < kThreads; ++num_threads) std::thread([self = shared_from_this(), first = num_threads == 0] { self->run(first); }).detach();
+  }
+
+  void run(bool first) {
+    if (first) {
+      xgrammar::TokenizerInfo made(vocabulary, xgrammar::VocabType::RAW, static_cast<int>(vocabulary.size()), std::vector<int32_t>(stop_ids));
+      const std::lock_guard lock(mutex);
+      info = std::move(made);
+      vocabulary = {};
+      ready = true;
+      work.notify_all();
+      finished.notify_all();
+    }
+    std::unique_lock lock(mutex);
+    while (true) {
+      work.wait(lock, [&] { return stopping || (ready && !waiting.empty()); });
+      if (stopping) return;
+      const std::shared_ptr<Job> job = std::move(waiting.front());
+      waiting.pop_front();
+      lock.unlock();
+      auto result = compiled(*job);
+      lock.lock();
+      if (result) keep(job->root + '\n' + job->ebnf, *result);
+      job->result = std::move(result);
+      job->done = true;
+      finished.notify_all();
+    }
+  }
+
+  Result<std::shared_ptr<const Grammar>> compiled(const Job& job) const {
+    try {
+      xgrammar::GrammarCompiler compiler(*info, /*max_threads=*/1, /*cache_enabled=*/false);
+      auto grammar = std::make_shared<Grammar>(std::make_unique<Grammar::Impl>(Grammar::Impl{compiler.CompileGrammar(job.ebnf, job.root)}));
+      if (grammar->bytes() > limits.max_bytes) {
+        return fail(ErrorCode::invalid_argument, "the grammar takes {} MiB, at most {} are allowed; use a smaller schema", grammar->bytes() >> 20, limits.max_bytes >> 20);
+      }
+      return std::shared_ptr<const Grammar>(std::move(grammar));
+    } catch (const std::bad_alloc&) {
+      return fail(ErrorCode::invalid_argument, "the grammar does not fit the memory; use a smaller schema");
+    } catch (const std::exception& error) {
+      return fail(ErrorCode::invalid_argument, "the grammar does not compile: {}", error.what());
+    }
+  }
+};
+
+GrammarCompiler::GrammarCompiler(const Tokenizer& tokenizer, std::vector<int32_t> stop_ids, GrammarLimits limits) : impl_(std::make_shared<Impl>()) {
+  impl_->limits = limits;
+  impl_->stop_ids = std::move(stop_ids);
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    // Control tokens match by their ids alone: their text begins with a byte that no character has. (xgrammar never accepts a token without text.)
+    impl_->vocabulary.push_back(tokenizer.is_special(id) ? "\xff" + std::string(tokenizer.token_string(id)) : tokenizer.token_bytes(id));
+  }
+}
+
+GrammarCompiler::~GrammarCompiler() {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->stopping = true;
+  impl_->work.notify_all();
+}
+
+void GrammarCompiler::warm_up() {
+  std::unique_lock lock(impl_->mutex);
+  impl_->start_threads();
+}
+
+Result<std::shared_ptr<const Grammar>> GrammarCompiler::compile(const std::string& ebnf, const std::string& root) {
+  std::unique_lock lock(impl_->mutex);
+  if (auto found = impl_->find(root + '\n' + ebnf)) return found;
+  if (impl_->waiting.size() >= kMaxWaiting) return fail(ErrorCode::unavailable, "too many grammars are being compiled; try again later");
+  impl_->start_threads();
+  impl_->finished.wait(lock, [&] { return impl_->ready; });  // the vocabulary does not count
+  auto job = std::make_shared<Job>();
+  job->ebnf = ebnf;
+  job->root = root;
+  impl_->waiting.push_back(job);
+  impl_->work.notify_one();
+  const bool in_time = impl_->finished.wait_for(lock, std::chrono::duration<double>(impl_->limits.max_seconds), [&] { return job->done; });
+  if (in_time) return job->result;
+  // One that has not begun need not begin.
+  if (std::erase(impl_->waiting, job) > 0) return fail(ErrorCode::unavailable, "too many grammars are being compiled; try again later");
+  log_warning("a grammar of {} bytes takes longer than {} s to compile; its request is refused", ebnf.size(), impl_->limits.max_seconds);
+  return fail(ErrorCode::invalid_argument, "the grammar takes longer than {} s to compile; use a smaller schema", impl_->limits.max_seconds);
+}
+}  // namespace nibble

@@ -1,0 +1,136 @@
+#include "engine/grammar.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <random>
+
+#include "base/test_paths.h"
+
+namespace nibble {
+namespace {
+const std::vector<int32_t> kStops{1, 106, 50};
+constexpr int32_t kCall = 48, kCallEnd = 49;
+
+const Tokenizer& demo_tokenizer() {
+  static const Tokenizer tokenizer = Tokenizer::load(std::filesystem::path(NIBBLE_REPO_DIR) / "models/demo");
+  return tokenizer;
+}
+
+std::vector<int32_t> allowed_ids(GrammarMatcher& matcher) {
+  std::vector<uint32_t> bits(static_cast<size_t>(demo_tokenizer().vocab_size() + 31) / 32);
+  matcher.allowed(bits);
+  std::vector<int32_t> ids;
+  for (int32_t id = 0; id < demo_tokenizer().vocab_size(); ++id) {
+    if (bits[static_cast<size_t>(id / 32)] >> (id % 32) & 1) ids.push_back(id);
+  }
+  return ids;
+}
+
+bool accept_text(GrammarMatcher& matcher, const std::string& text) {
+  for (const int32_t id : demo_tokenizer().encode(text, false)) {
+    if (!matcher.accept(id)) return false;
+  }
+  return true;
+}
+
+std::shared_ptr<const Grammar> compiled(const std::string& ebnf) {
+  static GrammarCompiler compiler(demo_tokenizer(), kStops);
+  return value_or_raise(compiler.compile(ebnf));
+}
+
+const char* const kGrammars[] = {
+    "root ::= \"a\" [0-9]+ (\"-\" root)?",
+    "root ::= \"{\" [^}]* \"}\" | Token(48) \"call:\" [a-z]+ Token(49)",
+    "root ::= TokenTagDispatch((48, call), loop_after_dispatch=true)\ncall ::= \"call:\" (\"add\" | \"subtract\") \"{\" [0-9]{1,3} \"}\" Token(49)",
+    "root ::= (Token(100) free* Token(101))? \"yes\"\nfree ::= ExcludeToken(100, 101, 1, 106, 50)",
+    "root ::= [\\u0000-\\ud7ff\\ue000-\\U0010ffff]{0,9} \"!\"",
+};
+
+TEST(GrammarMatcher, AllowsExactlyWhatItAcceptsAndTakesBackWithoutATrace) {
+  std::mt19937 random(3);
+  for (const char* ebnf : kGrammars) {
+    const auto grammar = compiled(ebnf);
+    for (int walk = 0; walk < 6; ++walk) {
+      GrammarMatcher matcher(grammar, kStops);
+      for (int step = 0; step < 8 && !matcher.ended(); ++step) {
+        const std::vector<int32_t> allowed = allowed_ids(matcher);
+        ASSERT_FALSE(allowed.empty()) << ebnf;
+        size_t next = 0;
+        for (int32_t id = 0; id < demo_tokenizer().vocab_size(); ++id) {
+          const bool bit = next < allowed.size() && allowed[next] == id;
+          next += bit;
+          const bool accepted = matcher.accept(id);
+          ASSERT_EQ(accepted, bit) << ebnf << " at " << step << ": " << demo_tokenizer().token_string(id);
+          if (accepted) matcher.rollback(1);
+        }
+        ASSERT_EQ(allowed_ids(matcher), allowed) << "after a rollback";
+        ASSERT_TRUE(matcher.accept(allowed[random() % allowed.size()]));
+      }
+    }
+  }
+}
+
+TEST(GrammarMatcher, EndsWhereTheGrammarMayEnd) {
+  GrammarMatcher matcher(compiled(kGrammars[0]), kStops);
+  EXPECT_FALSE(matcher.accept(106));
+  EXPECT_TRUE(accept_text(matcher, "a12"));
+  for (const int32_t stop : kStops) {
+    EXPECT_TRUE(matcher.accept(stop));
+    EXPECT_TRUE(matcher.ended());
+    EXPECT_FALSE(matcher.accept(stop));
+    matcher.rollback(1);
+    EXPECT_FALSE(matcher.ended());
+  }
+  EXPECT_TRUE(accept_text(matcher, "3-a"));
+  EXPECT_FALSE(matcher.accept(1));
+  matcher.rollback(static_cast<int32_t>(demo_tokenizer().encode("3-a", false).size()));
+  EXPECT_TRUE(matcher.accept(1));
+}
+
+TEST(GrammarMatcher, ControlTokensAreNoTextAndTextIsNoControlToken) {
+  GrammarMatcher matcher(compiled(kGrammars[2]), kStops);
+  EXPECT_TRUE(accept_text(matcher, "I think <|tool_call>call:nonsense{"));  // spelled out: text
+  EXPECT_TRUE(matcher.accept(kCall));
+  EXPECT_FALSE(accept_text(matcher, "hello"));
+  EXPECT_FALSE(matcher.accept(106));
+  EXPECT_TRUE(accept_text(matcher, "call:add{"));
+  EXPECT_FALSE(matcher.accept(kCallEnd));
+  EXPECT_TRUE(accept_text(matcher, "12}"));
+  EXPECT_TRUE(matcher.accept(kCallEnd));
+  EXPECT_TRUE(accept_text(matcher, "and more"));
+  EXPECT_TRUE(matcher.accept(106));
+}
+
+TEST(GrammarCompiler, RefusesWhatIsWrongTooSlowOrTooLarge) {
+  GrammarCompiler compiler(demo_tokenizer(), kStops);
+  const auto wrong = compiler.compile("root ::= missing");
+  ASSERT_FALSE(wrong.has_value());
+  EXPECT_EQ(wrong.error().code, ErrorCode::invalid_argument);
+  EXPECT_NE(wrong.error().message.find("missing"), std::string::npos) << wrong.error().message;
+  EXPECT_FALSE(compiler.compile("rot ::= \"a\"").has_value());
+  EXPECT_FALSE(compiler.compile("root ::= \"a").has_value());
+  EXPECT_FALSE(compiler.compile("").has_value());
+
+  GrammarCompiler hasty(demo_tokenizer(), kStops, {.max_seconds = 1e-9});
+  hasty.warm_up();
+  EXPECT_FALSE(hasty.compile(kGrammars[0]).has_value());
+
+  GrammarCompiler small(demo_tokenizer(), kStops, {.max_bytes = 10});
+  const auto large = small.compile(kGrammars[0]);
+  ASSERT_FALSE(large.has_value());
+  EXPECT_NE(large.error().message.find("MiB"), std::string::npos) << large.error().message;
+}
+
+TEST(GrammarCompiler, KeepsTheGrammarsLastUsed) {
+  GrammarCompiler compiler(demo_tokenizer(), kStops, {.max_cached = 2});
+  const auto first = value_or_raise(compiler.compile("root ::= \"a\""));
+  EXPECT_EQ(value_or_raise(compiler.compile("root ::= \"a\"")), first);
+  value_or_raise(compiler.compile("root ::= \"b\""));
+  value_or_raise(compiler.compile("root ::= \"a\""));
+  value_or_raise(compiler.compile("root ::= \"c\""));
+  EXPECT_EQ(value_or_raise(compiler.compile("root ::= \"a\"")), first);
+  EXPECT_NE(first, nullptr);
+}
+}  // namespace
+}  // namespace nibble
