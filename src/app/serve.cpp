@@ -127,6 +127,8 @@ ApiOptions api_options(const ServeFlags& flags, const LoadedModel& loaded, const
   options.strict_model_name = flags.flag("strict-model-name");
   if (flags.text("sampling-defaults") != "model") options.chat_defaults = {};
   options.reasoning_parser = flags.text("reasoning-parser") != "none";
+  options.structured_output = flags.text("grammar-backend") != "none";
+  options.max_json_whitespace = flags.flag("constrained-json-disable-any-whitespace") ? 0 : static_cast<int>(flags.integer("constrained-json-max-whitespace-cnt"));
   options.tool_parser = flags.text("tool-call-parser") != "none";
   options.trust_special_tokens_in_text = flags.flag("trust-special-tokens-in-text");
   set_media_options(flags, options.media);

@@ -258,6 +258,7 @@ ServeFlags parse_serve_flags(std::span<const std::string> args, std::vector<std:
   reader.read(args);
   ServeFlags flags = reader.finish();
   check_one_of(flags, "reasoning-parser", {"gemma4", "auto", "none"}, problems);
+  check_one_of(flags, "grammar-backend", {"xgrammar", "outlines", "llguidance", "none"}, problems);
   check_one_of(flags, "tool-call-parser", {"gemma4", "auto", "none"}, problems);
   check_one_of(flags, "sampling-defaults", {"model", "openai"}, problems);
   check_one_of(flags, "log-level", {"debug", "info", "warning", "error", "critical"}, problems);
@@ -281,6 +282,7 @@ ServeFlags parse_serve_flags(std::span<const std::string> args, std::vector<std:
   check_range(flags, "max-connections", 1, 1 << 20, problems);
   check_range(flags, "shutdown-timeout", 0, 86400, problems);
   check_range(flags, "shutdown-delay", 0, 86400, problems);
+  check_range(flags, "constrained-json-max-whitespace-cnt", 0, 1000, problems);
   check_range(flags, "decode-log-interval", 0, 1 << 30, problems);
   if (flags.integer("chunked-prefill-size") == -1) flags.values["chunked-prefill-size"] = "8192";
   check_range(flags, "chunked-prefill-size", 1, 1 << 16, problems);

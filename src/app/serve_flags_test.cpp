@@ -23,7 +23,7 @@ Parsed parse(std::vector<std::string> args) {
 
 // A value that a flag of that type takes, unlike any fallback.
 std::string sample(const Flag& flag) {
-  static const std::map<std::string, std::string> kChoices{{"reasoning-parser", "none"}, {"tool-call-parser", "none"}, {"sampling-defaults", "openai"}, {"log-level", "error"}, {"log-level-http", "error"},
+  static const std::map<std::string, std::string> kChoices{{"reasoning-parser", "none"}, {"tool-call-parser", "none"}, {"grammar-backend", "none"}, {"sampling-defaults", "openai"}, {"log-level", "error"}, {"log-level-http", "error"},
                                                            {"log-format", "json"}, {"log-requests-format", "json"}, {"log-requests-level", "1"}, {"speculative-adaptive", "off"}, {"per-request-spec-decode-metrics", "summary"}, {"schedule-policy", "lpm"}};
   if (const auto found = kChoices.find(flag.name); found != kChoices.end()) return found->second;
   switch (flag.type) {

@@ -345,6 +345,13 @@ struct Engine::Impl {
     return s.matcher && !s.matcher->ended() ? s.matcher.get() : nullptr;
   }
 
+  bool grammar_takes(Sequence& s, int32_t id) const {
+    GrammarMatcher* matcher = matcher_of(s);
+    const bool takes = !matcher || matcher->accept(id);
+    if (matcher && takes) matcher->rollback(1);
+    return takes;
+  }
+
   // For the row after `ahead` drafts, which `output` counts and `thought` has seen. `allowed`: the grammar's mask, empty without one.
   LogitEdits edits_of(const Sequence& s, const OutputCounts& output, const ThoughtState& thought, int32_t ahead, std::span<const uint32_t> allowed) const {
     const Request& r = s.request();
@@ -446,7 +453,7 @@ struct Engine::Impl {
       end_with_error(s, Error(ErrorCode::internal, "the model gave no possible next token"));
       return false;
     }
-    if (s.thought.must_close(r.thinking)) *sampled = forced_token(r.thinking.close_id, r.top_logprobs);
+    if (s.thought.must_close(r.thinking) && grammar_takes(s, r.thinking.close_id)) *sampled = forced_token(r.thinking.close_id, r.top_logprobs);
     bool take = false;
     if (const auto next = static_cast<size_t>(round.done.accepted); next < round.draft.size()) {
       take = round.forced < 0 ? sampled->id == round.draft[next] : static_cast<int32_t>(next) < round.forced;

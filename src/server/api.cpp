@@ -65,7 +65,8 @@ std::string exact_reason(FinishReason reason, bool stopped) {
 }
 
 Api::Impl::Impl(ApiOptions o, Engine& e, const Tokenizer& t, const ChatTemplate* c)
-    : options(std::move(o)), engine(e), tokenizer(t), chat_template(c), markers(t), metrics(options.metrics), request_log(options.request_log), started(monotonic_seconds()) {}
+    : options(std::move(o)), engine(e), tokenizer(t), chat_template(c), markers(t), metrics(options.metrics), structured(t, options.stop_ids, options.structured_output, options.max_json_whitespace),
+      request_log(options.request_log), started(monotonic_seconds()) {}
 
 std::string Api::Impl::shown_model(const std::string& asked) const { return asked.empty() || asked == "default" ? options.served_names.front() : asked; }
 

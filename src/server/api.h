@@ -40,6 +40,8 @@ struct ApiOptions {
   bool incremental_generate = false;      // /generate streams what is new instead of all so far
   bool truncate_prompts = false;          // too long prompts lose their tail, too large max_tokens is lowered
   bool repetition_guard = false;          // chat replies that loop without end are stopped
+  bool structured_output = true;          // false: requests that need a grammar are refused
+  int max_json_whitespace = 32;           // in a row, in JSON that a grammar describes; 0: none but ", " and ": "
   MetricsOptions metrics;
   RequestLogOptions request_log;
   MediaOptions media;

@@ -31,31 +31,9 @@ Json read_tools(const Fields& fields) {
     }
     if (!names.insert(name).second) f.reject("name", fmt::format("the function '{}' is declared twice", name));
     if (const Json* parameters = f.find("parameters"); parameters && !parameters->is_object()) f.reject("parameters", "'parameters' must be an object");
-    if (f.boolean("strict").value_or(false)) f.reject("strict", "strict tools need structured output, which is not available in this build");
+    f.boolean("strict");
   }
   return tools->empty() ? Json(nullptr) : *tools;
-}
-
-// Whether calls are parsed; refuses the choices that need structured output.
-bool read_tool_choice(const Fields& fields, const Json& tools) {
-  const Json* choice = fields.find("tool_choice");
-  if (!choice) return !tools.is_null();
-  if (choice->is_string()) {
-    const std::string text = *choice;
-    if (text == "none") return false;
-    if (text == "auto") return !tools.is_null();
-    if (text != "required") fields.reject("tool_choice", fmt::format("unknown tool_choice '{}'; wanted none, auto, required or a function", text));
-    if (tools.is_null()) fields.reject("tool_choice", "'tool_choice' is required, but there are no tools");
-  } else {
-    const Fields named(*choice, "tool_choice");
-    const Json* function = named.find("function");
-    if (named.string("type").value_or("") != "function" || !function) fields.reject("tool_choice", "'tool_choice' must be none, auto, required or {type: function, function: {name}}");
-    const std::string name = Fields(*function, "tool_choice.function").string("name").value_or("");
-    bool known = false;
-    for (const Json& tool : tools.is_null() ? Json::array() : tools) known = known || tool["function"]["name"] == name;
-    if (!known) fields.reject("tool_choice", fmt::format("'tool_choice' names the function '{}', which is not among the tools", name));
-  }
-  fields.reject("tool_choice", "forced tool calls need structured output, which is not available in this build; use auto");
 }
 
 Json template_kwargs(const Fields& fields, const ApiOptions& options) {
@@ -116,7 +94,7 @@ Api::Impl::ChatPrompt Api::Impl::chat_prompt(const Json& body) const {
   if (budget && !is_soft_token_budget(*budget)) fields.reject("image_soft_tokens", "'image_soft_tokens' must be 70, 140, 280, 560 or 1120");
   std::vector<PreparedMedia> prepared = prepare_media(media, options.media, static_cast<int32_t>(budget.value_or(0)));
   const Json tools = read_tools(fields);
-  const bool with_tools = read_tool_choice(fields, tools);
+  const bool with_tools = read_tool_use(fields, tools).parse();
   const Json kwargs = template_kwargs(fields, options);
   ChatTemplate::Options render{.tools = with_tools && !tools.is_null() ? &tools : nullptr, .kwargs = &kwargs};
   render.continue_final_message = fields.boolean("continue_final_message").value_or(false);
@@ -146,11 +124,21 @@ bool has_media(const Json& body) {
 }
 }  // namespace
 
+std::shared_ptr<const Grammar> Api::Impl::chat_grammar(const Json& body, const ChatPrompt& prompt) {
+  const Fields fields(body);
+  const Json tools = read_tools(fields);
+  ToolUse use = read_tool_use(fields, tools);
+  if (!options.tool_parser && use.choice == ToolUse::Choice::automatic) use.choice = ToolUse::Choice::none;
+  const bool thinks = template_kwargs(fields, options).value("enable_thinking", Json()) == true;
+  return structured.of_chat(read_output_format(fields), use, tools, prompt.opens_thinking ? ThoughtFirst::open : thinks ? ThoughtFirst::allowed : ThoughtFirst::none);
+}
+
 void Api::Impl::chat(const Json& body, const HttpRequest& http, const ExchangePtr& exchange, std::shared_ptr<ChatWriter> writer) {
-  if (!has_media(body)) return start_chat(body, http.id, exchange, chat_prompt(body), std::move(writer));
+  if (!has_media(body) && !may_want_grammar(body)) return start_chat(body, http.id, exchange, chat_prompt(body), std::move(writer));
   media_threads.post([self = shared_from_this(), body, id = http.id, exchange, writer = std::move(writer)] {
     self->answering(exchange, [&] {
       auto prompt = std::make_shared<ChatPrompt>(self->chat_prompt(body));
+      prompt->grammar = self->chat_grammar(body, *prompt);
       exchange->post([=] { self->answering(exchange, [&] { self->start_chat(body, id, exchange, std::move(*prompt), writer); }); });
     });
   });
@@ -163,7 +151,7 @@ void Api::Impl::start_chat(const Json& body, const std::string& http_id, const E
   const bool logprobs = fields.boolean("logprobs").value_or(false);
   const auto top_logprobs = fields.integer("top_logprobs", 0, 20);
   if (top_logprobs && !logprobs) fields.reject("top_logprobs", "'top_logprobs' needs 'logprobs' to be true");
-  const bool with_tools = read_tool_choice(fields, read_tools(fields));
+  const bool with_tools = read_tool_use(fields, read_tools(fields)).parse();
 
   ChatReplyOptions reply;
   reply.logprobs = logprobs;
@@ -182,6 +170,7 @@ void Api::Impl::start_chat(const Json& body, const std::string& http_id, const E
   request->media = std::move(prompt.media);
   request->thinking = thinking_budget(template_kwargs(fields, options), tokenizer, reply.reply.parser.starts_thinking);
   request->stops_at_loops = options.repetition_guard && !request->ignore_eos && fields.boolean("repetition_guard").value_or(true);
+  structured.constrain(*request, std::move(prompt.grammar));
   if (logprobs) request->top_logprobs = static_cast<int32_t>(top_logprobs.value_or(0));
   if (!writer) writer = openai_chat_writer(fields.boolean("stream_reasoning").value_or(true));
   const auto state = std::make_shared<ChatReply>(shared_from_this(), exchange, std::move(generation), std::move(reply), std::move(writer));

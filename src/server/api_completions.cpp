@@ -32,9 +32,22 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
     for (size_t i = 0; i < prompts_.size() * static_cast<size_t>(fields_.num_choices); ++i) choices_.push_back(std::make_unique<Choice>(api_->tokenizer, api_->markers, options));
   }
 
+  // When its grammar is there.
   void submit() {
+    if (fields_.format.kind == OutputFormat::Kind::text) return submit_with(nullptr);
+    api_->media_threads.post([self = shared_from_this()] {
+      self->api_->answering(self->exchange_, [&] {
+        const auto grammar = self->api_->structured.of_format(self->fields_.format, ThoughtFirst::none);
+        self->exchange_->post([self, grammar] { self->api_->answering(self->exchange_, [&] { self->submit_with(grammar); }); });
+      });
+    });
+  }
+
+ private:
+  void submit_with(const std::shared_ptr<const Grammar>& grammar) {
     for (size_t p = 0; p < prompts_.size(); ++p) {
       auto request = api_->engine_request(prompts_[p], fields_, prompt_id(p), 16);
+      api_->structured.constrain(*request, grammar);
       request->top_logprobs = logprobs_;
       request->prompt_logprobs = echo_ && logprobs_ >= 0;
       const auto self = shared_from_this();
@@ -55,7 +68,6 @@ class TextReply : public std::enable_shared_from_this<TextReply> {
     if (fields_.stream) exchange_->start_events();
   }
 
- private:
   struct Choice {
     Choice(const Tokenizer& tokenizer, const OutputMarkers& markers, const ReplyOptions& options) : reply(tokenizer, markers, options) {}
     Reply reply;

@@ -8,9 +8,10 @@
 #include "engine/reply.h"
 #include "server/api.h"
 #include "server/metrics.h"
+#include "server/structured_output.h"
 
 namespace nibble {
-// Where requests with media are prepared: decoding takes long, and neither the connections nor the engine should wait for it.
+// Where requests with media or grammars are prepared: decoding and compiling take long, and neither the connections nor the engine should wait for them.
 class MediaThreads {
  public:
   MediaThreads();
@@ -31,6 +32,7 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   const ChatTemplate* chat_template;
   OutputMarkers markers;
   Metrics metrics;
+  StructuredOutput structured;
   RequestLog request_log;
   std::atomic<ApiPhase> phase{ApiPhase::starting};
   double started;
@@ -62,8 +64,10 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
     std::vector<int32_t> ids;
     bool opens_thinking = false;
     std::vector<SoftTokens> media;
+    std::shared_ptr<const Grammar> grammar;
   };
   ChatPrompt chat_prompt(const Json& body) const;
+  std::shared_ptr<const Grammar> chat_grammar(const Json& body, const ChatPrompt& prompt);     // blocks while it compiles
   void start_chat(const Json& body, const std::string& http_id, const ExchangePtr& exchange, ChatPrompt prompt, std::shared_ptr<ChatWriter> writer);  // on the connection's thread
   void fit_prompt(std::vector<int32_t>& prompt) const;  // --allow-auto-truncate
   std::vector<int32_t> raw_prompt(const std::string& text, bool add_bos = true) const;

@@ -43,13 +43,6 @@ bool is_truthy(const Json& value) {
 }
 
 void refuse_unsupported(const Fields& fields) {
-  if (const Json* format = fields.find("response_format")) {
-    if (!format->is_object() || !format->contains("type") || !(*format)["type"].is_string()) fields.reject("response_format", "'response_format' must be an object with a type");
-    if ((*format)["type"] != "text") fields.reject("response_format", "structured output is not available in this build; leave 'response_format' out or use the type text");
-  }
-  for (const char* key : {"regex", "ebnf", "json_schema", "structural_tag"}) {
-    if (fields.has(key)) fields.reject(key, fmt::format("structured output ('{}') is not available in this build", key));
-  }
   for (const char* key : {"stop_regex", "lora_path", "custom_logit_processor", "return_hidden_states", "watermark", "audio", "web_search_options", "functions", "function_call"}) {
     if (const Json* value = fields.find(key); value && is_truthy(*value)) fields.reject(key, fmt::format("'{}' is not supported", key));
   }
@@ -91,6 +84,7 @@ GenerationFields read_generation_fields(const Fields& fields, const SamplingDefa
     out.include_usage = stream_options.boolean("include_usage").value_or(false);
     out.continuous_usage = stream_options.boolean("continuous_usage_stats").value_or(false);
   }
+  out.format = read_output_format(fields);
   out.model = fields.string("model").value_or("");
   out.rid = fields.string("rid").value_or("");
   out.cache_salt = fields.string("cache_salt").value_or("") + "\x1f" + fields.string("extra_key").value_or("");

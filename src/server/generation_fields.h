@@ -7,6 +7,7 @@
 
 #include "engine/request.h"
 #include "server/json_body.h"
+#include "server/structured_output.h"
 
 namespace nibble {
 // What the model's makers recommend; used where a request says nothing.
@@ -25,8 +26,9 @@ struct GenerationFields {
   bool ignore_eos = false, no_stop_trim = false, skip_special_tokens = true;
   bool stream = false, include_usage = false, continuous_usage = false;
   std::string model, rid, cache_salt;
+  OutputFormat format;
 };
 
-// Throws Error with the field's path. Structured output (response_format, regex, ebnf) is refused.
+// Throws Error with the field's path.
 GenerationFields read_generation_fields(const Fields& fields, const SamplingDefaults& defaults, int32_t vocab_size);
 }  // namespace nibble

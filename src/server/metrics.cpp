@@ -117,7 +117,7 @@ std::string Metrics::render(const EngineStats& s, const std::string& model) cons
   line("counter", "cached_tokens_total", static_cast<double>(s.cached_tokens));
   line("counter", "num_requests_total", static_cast<double>(s.requests));
   line("counter", "num_aborted_requests_total", static_cast<double>(s.aborted));
-  line("counter", "num_so_requests_total", 0);
+  line("counter", "num_so_requests_total", static_cast<double>(s.structured));
   line("counter", "num_retracted_requests_total", static_cast<double>(s.retracted));
   line("counter", "spec_verify_calls_total", static_cast<double>(s.speculation.rounds));
   line("counter", "spec_accepted_drafts_total", static_cast<double>(s.speculation.accepted));
