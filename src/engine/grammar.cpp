@@ -2,6 +2,7 @@
 
 #include <xgrammar/xgrammar.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <list>
@@ -25,11 +26,13 @@ int64_t Grammar::bytes() const { return static_cast<int64_t>(impl_->compiled.Mem
 struct GrammarMatcher::Impl {
   std::shared_ptr<const Grammar> grammar;
   xgrammar::GrammarMatcher matcher;
+  std::vector<uint32_t> mask;  // of the tokenizer's ids
 };
 
 GrammarMatcher::GrammarMatcher(std::shared_ptr<const Grammar> grammar, std::span<const int32_t> stop_ids) {
   xgrammar::GrammarMatcher matcher(grammar->impl().compiled, std::vector<int>(stop_ids.begin(), stop_ids.end()));
-  impl_ = std::make_unique<Impl>(Impl{std::move(grammar), std::move(matcher)});
+  impl_ = std::make_unique<Impl>(Impl{std::move(grammar), std::move(matcher), {}});
+  impl_->mask.resize(static_cast<size_t>(xgrammar::GetBitmaskSize(impl_->grammar->impl().compiled.GetTokenizerInfo().GetVocabSize())));
 }
 GrammarMatcher::~GrammarMatcher() = default;
 
@@ -41,9 +44,13 @@ bool GrammarMatcher::ended() const { return impl_->matcher.IsTerminated(); }
 
 void GrammarMatcher::allowed(std::span<uint32_t> bits) {
   NB_ASSERT(!ended(), "nothing is allowed after the end");
-  int64_t shape = static_cast<int64_t>(bits.size());
-  DLTensor tensor{.data = bits.data(), .device = {kDLCPU, 0}, .ndim = 1, .dtype = xgrammar::GetBitmaskDLType(), .shape = &shape, .strides = nullptr, .byte_offset = 0};
+  std::vector<uint32_t>& mask = impl_->mask;
+  int64_t shape = static_cast<int64_t>(mask.size());
+  DLTensor tensor{.data = mask.data(), .device = {kDLCPU, 0}, .ndim = 1, .dtype = xgrammar::GetBitmaskDLType(), .shape = &shape, .strides = nullptr, .byte_offset = 0};
   impl_->matcher.FillNextTokenBitmask(&tensor);
+  const size_t common = std::min(mask.size(), bits.size());
+  std::copy_n(mask.begin(), common, bits.begin());
+  std::fill(bits.begin() + static_cast<int64_t>(common), bits.end(), 0u);
 }
 
 // ---- the compiler ----

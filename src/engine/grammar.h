@@ -35,7 +35,7 @@ class GrammarMatcher {
 
   bool accept(int32_t id);                    // false: not allowed here, nothing has changed
   void rollback(int32_t num_tokens);          // takes back the last accepted ones
-  void allowed(std::span<uint32_t> bits);     // [mask_words(vocab)] one bit per id; not after the end
+  void allowed(std::span<uint32_t> bits);     // one bit per id, of a model that may have more or fewer ids than the tokenizer; not after the end
   bool ended() const;                         // an end token has been accepted
 
  private:

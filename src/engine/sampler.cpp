@@ -18,7 +18,10 @@ bool allows_more_than(std::span<const uint32_t> allowed, std::span<const int32_t
   int64_t count = 0;
   for (const uint32_t word : allowed) count += std::popcount(word);
   const std::set<int32_t> distinct(ids.begin(), ids.end());
-  for (const int32_t id : distinct) count -= allowed[static_cast<size_t>(id / 32)] >> (id % 32) & 1;
+  for (const int32_t id : distinct) {
+    const auto word = static_cast<size_t>(id / 32);
+    if (id >= 0 && word < allowed.size()) count -= allowed[word] >> (id % 32) & 1;
+  }
   return count > 0;
 }
 

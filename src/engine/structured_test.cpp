@@ -13,7 +13,7 @@ using Json = nlohmann::ordered_json;
 constexpr int32_t kStop = 1;
 const std::vector<int32_t> kStops{kStop};
 
-// 97 tokens: controls, and one per character from the space on.
+// The 97 ids of the model: controls, and one per character from the space on.
 const Tokenizer& letters() {
   static const Tokenizer tokenizer = [] {
     Json added = Json::array(), vocab = Json::object();
@@ -23,10 +23,11 @@ const Tokenizer& letters() {
       vocab[control] = id++;
     }
     for (char c = ' '; id < 97; ++c) vocab[c == ' ' ? "\u2581" : std::string(1, c)] = id++;
+    for (int byte = 0; byte < 256; ++byte) vocab[fmt::format("<0x{:02X}>", byte)] = id++;  // beyond the model's ids
     Json json = Json::parse(R"({"version": "1.0", "truncation": null, "padding": null, "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
       "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false}, "post_processor": null,
       "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]},
-      "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": false,
+      "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true,
       "ignore_merges": false, "vocab": {}, "merges": []}})");
     json["added_tokens"] = added;
     json["model"]["vocab"] = vocab;

@@ -89,6 +89,7 @@ TEST(ReplyStreams, TenThousandTokenStreamsGiveTheMessageOfTheWhole) {
     parser.finish(deltas);
     Message whole;
     add(whole, deltas);
+    ASSERT_EQ(streamed.content, whole.content) << tokenizer.decode(ids, false);
     ASSERT_EQ(streamed, whole) << tokenizer.decode(ids, false);
     ASSERT_EQ(reply.parser().calls().size(), streamed.names.size());
     // A <|tool_call> that begins no call, and a string delimiter outside of calls, are text. No other marker is.

@@ -1,8 +1,7 @@
 // JSON Schema as data: which keywords there are, where references lead, and one schema for two that both must hold.
 #pragma once
 
-#include <nlohmann/json.hpp>
-#include <set>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "base/error.h"
