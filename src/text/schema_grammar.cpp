@@ -46,10 +46,10 @@ class Converter {
  private:
   bool native() const { return options_.spelling == Spelling::native; }
   bool spaced() const { return !native() && options_.max_whitespace > 0; }
-  // Between tokens of JSON; "" where nothing may stand.
+  // Between tokens of JSON: nothing, a blank, or a new line and its indentation; "" where nothing may stand. (Free white space draws weak models in.)
   std::string ws() {
     if (!spaced()) return "";
-    return shared("ws", [&] { return fmt::format("[ \\n\\t]{{0,{}}}", options_.max_whitespace); }) + " ";
+    return shared("ws", [&] { return fmt::format("\"\" | \" \" | \"\\n\" [ \\t]{{0,{}}}", options_.max_whitespace - 1); }) + " ";
   }
   std::string comma() { return native() ? "\",\" " : spaced() ? "\",\" " + ws() : "\", \" "; }
   std::string colon() { return native() ? "\":\" " : spaced() ? "\":\" " + ws() : "\": \" "; }

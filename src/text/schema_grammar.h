@@ -18,7 +18,7 @@ struct SchemaOptions {
   Spelling spelling = Spelling::json;  // json: JSON text; native: the values of a Gemma tool call
   bool strict = false;                 // objects take no further members unless additionalProperties says so; see above
   bool closed = false;                 // objects with `properties` take no further members unless additionalProperties says so
-  int max_whitespace = 32;             // in a row between JSON's tokens; 0: exactly ", " and ": " as separators
+  int max_whitespace = 32;             // in a row between JSON's tokens: a line feed and blanks behind it; 0: exactly ", " and ": " as separators
   std::string quote;                   // native: the expression of the string delimiter, "Token(52)"
 };
 

@@ -110,7 +110,7 @@ def test_models(client):
 @pytest.mark.parametrize("fields, param", [
     ({"messages": []}, "messages"), ({"messages": [{"role": "usr", "content": "x"}]}, "messages[0].role"), ({"temperature": -1}, "temperature"), ({"top_p": 0}, "top_p"),
     ({"top_k": 0}, "top_k"), ({"n": 0}, "n"), ({"max_tokens": 0}, "max_tokens"), ({"stop": ["x"] * 33}, "stop"), ({"logit_bias": {"999999": 1}}, "logit_bias"),
-    ({"top_logprobs": 2}, "top_logprobs"), ({"tool_choice": "required"}, "tool_choice"), ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"top_logprobs": 2}, "top_logprobs"), ({"tool_choice": "required"}, "tool_choice"), ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]}, "messages[0].content[0]"),
 ])
 def test_bad_fields_are_named(server, fields, param):

