@@ -136,6 +136,10 @@ struct GrammarCompiler::Impl : std::enable_shared_from_this<GrammarCompiler::Imp
       if (grammar->bytes() > limits.max_bytes) {
         return fail(ErrorCode::invalid_argument, "the grammar takes {} MiB, at most {} are allowed; use a smaller schema", grammar->bytes() >> 20, limits.max_bytes >> 20);
       }
+      GrammarMatcher matcher(grammar, stop_ids);
+      std::vector<uint32_t> first(static_cast<size_t>(xgrammar::GetBitmaskSize(info->GetVocabSize())));
+      matcher.allowed(first);
+      if (std::all_of(first.begin(), first.end(), [](uint32_t word) { return word == 0; })) return fail(ErrorCode::invalid_argument, "the grammar allows no text at all");
       return std::shared_ptr<const Grammar>(std::move(grammar));
     } catch (const std::bad_alloc&) {
       return fail(ErrorCode::invalid_argument, "the grammar does not fit the memory; use a smaller schema");

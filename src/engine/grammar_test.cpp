@@ -112,6 +112,8 @@ TEST(GrammarCompiler, RefusesWhatIsWrongTooSlowOrTooLarge) {
   EXPECT_FALSE(compiler.compile("rot ::= \"a\"").has_value());
   EXPECT_FALSE(compiler.compile("root ::= \"a").has_value());
   EXPECT_FALSE(compiler.compile("").has_value());
+  EXPECT_FALSE(compiler.compile("root ::= root").has_value());  // no text
+  EXPECT_FALSE(compiler.compile("root ::= " + std::string(100000, '(') + "\"a\"" + std::string(100000, ')')).has_value());
 
   GrammarCompiler hasty(demo_tokenizer(), kStops, {.max_seconds = 1e-9});
   const GrammarSource any = ReplyGrammars(demo_tokenizer(), kStops, 32).json_object(ThoughtFirst::none);  // tens of milliseconds

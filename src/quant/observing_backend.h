@@ -52,8 +52,8 @@ class ObservingBackend final : public Backend {
   void gelu_gate(const GeluGateArgs& args) override { inner_.gelu_gate(args); }
   void softcap(const Tensor& logits, float cap) override { inner_.softcap(logits, cap); }
   void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& out) override { inner_.gather_rows(x, rows, out); }
-  void candidates(const Tensor& logits, std::span<const LogitEdit> edits, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries) override {
-    inner_.candidates(logits, edits, temperatures, count, candidates, summaries);
+  void candidates(const Tensor& logits, std::span<const LogitEdit> edits, const AllowedIds& allowed, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries) override {
+    inner_.candidates(logits, edits, allowed, temperatures, count, candidates, summaries);
   }
   Roofs measure_roofs() override { return inner_.measure_roofs(); }
   void row_amax(const Tensor& x, float* largest) override { inner_.row_amax(x, largest); }

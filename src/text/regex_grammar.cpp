@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <memory>
+#include <utility>
 
 namespace nibble {
 namespace {
@@ -76,6 +76,7 @@ class Parser {
 
   Node quantified(int depth) {
     Node node = atom(depth);
+    bool repeated = false;
     while (true) {
       int64_t low = 0, high = -1;
       if (take('*')) {
@@ -86,9 +87,9 @@ class Parser {
       } else if (!next_is('{') || !counts(low, high)) {
         return node;
       }
+      if (std::exchange(repeated, true)) refuse("a quantifier behind a quantifier");
       if (node.kind == Node::Kind::start || node.kind == Node::Kind::end) refuse("a repeated anchor");
       take('?');  // lazy: the same language
-      if (next_is('+')) refuse("a possessive quantifier");
       if (low > kMaxRepeat || high > kMaxRepeat) refuse(fmt::format("more than {} repetitions", kMaxRepeat));
       if (high >= 0 && high < low) refuse("a repetition whose limits are out of order");
       Node repeat{.kind = Node::Kind::repeat, .low = low, .high = high};

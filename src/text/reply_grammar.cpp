@@ -51,6 +51,9 @@ GrammarSource ReplyGrammars::json_object(ThoughtFirst thought) const {
 }
 
 GrammarSource ReplyGrammars::json_schema(const nlohmann::ordered_json& schema, bool strict, ThoughtFirst thought) const {
+  if (const size_t bytes = schema.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace).size(); bytes > EbnfRules::kMaxBytes) {
+    throw Error(ErrorCode::invalid_argument, fmt::format("the schema has {} KiB, at most {} are allowed", bytes >> 10, EbnfRules::kMaxBytes >> 10));
+  }
   EbnfRules rules(kRulePrefix);
   SchemaOptions options = json_;
   options.strict = strict;

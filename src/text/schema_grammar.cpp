@@ -15,6 +15,7 @@
 namespace nibble {
 namespace {
 constexpr int kMaxNesting = 100;       // of schemas in schemas
+constexpr int kMaxSchemas = 10'000;    // schemas met in all; references can multiply them
 constexpr int kMaxNativeDepth = 6;     // of values that no schema describes; the parser of calls takes 64
 constexpr int64_t kMaxCount = 100'000;  // minItems, maxLength and so on
 using Expr = std::optional<std::string>;  // nullopt: no value fits
@@ -143,6 +144,7 @@ class Converter {
   }
 
   Expr value(const SchemaJson& schema, const std::string& place, int depth) {
+    if (++num_schemas_ > kMaxSchemas) throw Error(ErrorCode::invalid_argument, fmt::format("the schema, with its references followed, has more than {} parts", kMaxSchemas));
     if (depth > kMaxNesting) throw Error(ErrorCode::invalid_argument, fmt::format("the schema nests deeper than {} at {}", kMaxNesting, place.substr(0, 100)));
     if (schema.is_boolean()) return schema.get<bool>() ? Expr(any(0)) : std::nullopt;
     check_shape(schema, place);
@@ -579,6 +581,7 @@ class Converter {
   EbnfRules& rules_;
   std::vector<std::string>& left_out_;
   std::map<std::string, Expr> references_;
+  int num_schemas_ = 0;
 };
 }  // namespace
 
