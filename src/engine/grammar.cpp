@@ -180,7 +180,7 @@ Result<std::shared_ptr<const Grammar>> GrammarCompiler::compile(const std::strin
   job->root = root;
   impl_->waiting.push_back(job);
   impl_->work.notify_one();
-  const bool in_time = impl_->finished.wait_for(lock, std::chrono::duration<double>(impl_->limits.max_seconds), [&] { return job->done; });
+  const bool in_time = impl_->limits.max_seconds > 0 && impl_->finished.wait_for(lock, std::chrono::duration<double>(impl_->limits.max_seconds), [&] { return job->done; });
   if (in_time) return job->result;
   // One that has not begun need not begin.
   if (std::erase(impl_->waiting, job) > 0) return fail(ErrorCode::unavailable, "too many grammars are being compiled; try again later");
