@@ -17,7 +17,8 @@ def main():
         if "comparison" in m:
             c = m["comparison"]
             against = f"{c['delta']:+.4f} ± {c['delta_se']:.4f}; only BF16 right {c['b']}, only this one right {c['c']}; exact p = {c['p_value']:.3g}: {c['verdict']}"
-        rows.append((m["name"], str(m["model"]), f"{round(score * n)}/{n}", f"{score:.4f} ± {m['score_se']:.4f}", against))
+        data = json.loads((folder / "config.json").read_text()).get("file") or m["name"]
+        rows.append((pathlib.Path(data).stem, str(m["model"]), f"{round(score * n)}/{n}", f"{score:.4f} ± {m['score_se']:.4f}", against))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]))
