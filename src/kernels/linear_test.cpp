@@ -137,6 +137,12 @@ TEST(LinearCodes, EveryE4m3AndE2m1CodeIsDecodedExactly) {
     for (int64_t n = 0; n < kN; ++n) ASSERT_EQ(out[static_cast<size_t>(n)], to_float(e4m3{codes[static_cast<size_t>(n * kK)]})) << n;
     cpu::run_linear(*packed4, {x.data(), DType::bf16, {1, kK}}, {out.data(), DType::f32, {1, 16}}, threads);
     for (int64_t n = 0; n < 16; ++n) ASSERT_EQ(out[static_cast<size_t>(n)], e2m1_to_float(static_cast<uint8_t>(n)));
+    std::vector<float> x_f32(kK, 0.0f);  // the kernels of f32 rows have decoders of their own
+    x_f32[static_cast<size_t>(k)] = 1.0f;
+    cpu::run_linear(*packed8, {x_f32.data(), DType::f32, {1, kK}}, {out.data(), DType::f32, {1, kN}}, threads);
+    for (int64_t n = 0; n < kN; ++n) ASSERT_EQ(out[static_cast<size_t>(n)], to_float(e4m3{codes[static_cast<size_t>(n * kK)]})) << n;
+    cpu::run_linear(*packed4, {x_f32.data(), DType::f32, {1, kK}}, {out.data(), DType::f32, {1, 16}}, threads);
+    for (int64_t n = 0; n < 16; ++n) ASSERT_EQ(out[static_cast<size_t>(n)], e2m1_to_float(static_cast<uint8_t>(n)));
   }
 }
 }  // namespace

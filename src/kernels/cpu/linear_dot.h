@@ -1,5 +1,6 @@
 // Linear layers straight from the checkpoint's layout: each row of W is widened to f32 once and multiplied with every row of x, in sixteen partial sums.
-// Serves f32 activations, and bf16 ones on processors without AVX-512-BF16. Compiled for several instruction sets; same bits in all.
+// Serves f32 activations, and bf16 ones on processors without AVX-512-BF16. Decoding, and four rows at a time, are by hand for AVX2, the rest is
+// compiled for several instruction sets; same bits in all.
 #pragma once
 
 #include "base/thread_pool.h"
