@@ -175,8 +175,9 @@ int run_bench_offline(const BenchOfflineFlags& flags) {
         const Summary s = summarize(decoding.steps);
         const double prefill_s = median(prefill), tokens = static_cast<double>(batch) * input;
         // With drafts a step gives a varying number of tokens, so the rate is of the whole time; without, of the median step.
-        const double decode_rate = !mode ? (s.p50 > 0 ? batch / s.p50 : 0) : decoding.seconds > 0 ? static_cast<double>(decoding.tokens) / decoding.seconds : 0;
-        if (!mode) plain_rate = decode_rate;
+        const double whole_rate = decoding.seconds > 0 ? static_cast<double>(decoding.tokens) / decoding.seconds : 0;
+        const double decode_rate = mode ? whole_rate : s.p50 > 0 ? batch / s.p50 : 0;
+        if (!mode) plain_rate = whole_rate;  // gains compare like with like
         Json step_json = summary_json(s);
         rows.push_back({{"batch", batch}, {"input_len", input}, {"output_len", flags.output_len}, {"prefill_seconds", prefill_s}, {"prefill_tok_s", tokens / prefill_s}, {"prefill_runs", prefill},
                         {"decode_step_seconds", std::move(step_json)}, {"decode_tok_s", decode_rate}, {"tok_s_sequence", decode_rate / batch}, {"mean_context", input + static_cast<double>(flags.output_len) / 2}});
