@@ -29,6 +29,8 @@
 
 namespace nibble {
 namespace {
+constexpr double kLastStepSeconds = 20, kLastBytesSeconds = 5;  // at the end of a shutdown
+
 LogLevel level_of(const std::string& name) {
   if (name == "debug") return LogLevel::debug;
   if (name == "warning") return LogLevel::warning;
@@ -264,8 +266,9 @@ int run(const ServeFlags& flags) {
   const bool all_done = engine.drain(static_cast<double>(timeout));
   if (!all_done) log_warning("{} requests were not done in time and are cut off (--shutdown-timeout)", engine.stats().running + engine.stats().queued);
   engine.cancel_all();
-  engine.drain(1.0);
-  if (!server.drain(2.0)) log_warning("some replies were not read by their clients");
+  // What is cancelled ends with the step under way, which may be a long one.
+  if (!engine.drain(kLastStepSeconds)) log_error("the engine's last step does not end; its requests are cut off without an answer");
+  if (!server.drain(kLastBytesSeconds)) log_warning("some replies were not read by their clients");
   server.stop();
   log_info("the server has ended");
   return 0;
