@@ -26,7 +26,7 @@ class OpenAiWriter final : public ChatWriter {
     for (const OutputDelta& d : deltas) {
       if (d.kind != OutputDelta::Kind::reasoning) flush_reasoning(reply, index);
       switch (d.kind) {
-        case OutputDelta::Kind::content: send_chunk(reply, index, {{"content", d.text}}); break;
+        case OutputDelta::Kind::content: send_content(reply, index, d.text); break;
         case OutputDelta::Kind::reasoning:
           sent.held_reasoning += d.text;
           if (stream_reasoning_) flush_reasoning(reply, index);
@@ -77,7 +77,7 @@ class OpenAiWriter final : public ChatWriter {
  private:
   struct Sent {  // of a choice
     bool role = false;
-    std::string held_reasoning;
+    std::string held_reasoning, frame_begin, frame_end;
   };
 
   Json head(ChatReply& reply, const char* object) const {
@@ -111,16 +111,35 @@ class OpenAiWriter final : public ChatWriter {
     return {{"content", std::move(content)}};
   }
 
+  // The chunk that most of a stream consists of: {"content": text, "reasoning_content": null}, the frame around the text made once.
+  void send_content(ChatReply& reply, int32_t index, const std::string& text) {
+    if (reply.fields().continuous_usage || reply.api().options.reasoning_alias || !reply.choices()[static_cast<size_t>(index)]->logprobs.empty()) {
+      return send_chunk(reply, index, {{"content", text}});
+    }
+    Sent& sent = sent_[index];
+    if (sent.frame_begin.empty()) {
+      const std::string place = dump("{text}"), frame = dump(chunk(reply, index, {{"content", "{text}"}, {"reasoning_content", nullptr}}, nullptr, nullptr));
+      const size_t at = frame.rfind(place);  // the last: a client's name for the model comes before it
+      sent.frame_begin = frame.substr(0, at);
+      sent.frame_end = frame.substr(at + place.size());
+    }
+    reply.exchange().event(sent.frame_begin + dump(text) + sent.frame_end);
+  }
+
   void send_chunk(ChatReply& reply, int32_t index, Json delta, const Json& finish = nullptr, const Json& matched = nullptr) const {
+    reply.exchange().event(dump(chunk(reply, index, std::move(delta), finish, matched)));
+  }
+
+  Json chunk(ChatReply& reply, int32_t index, Json delta, const Json& finish, const Json& matched) const {
     if (!delta.contains("tool_calls") && !delta.contains("reasoning_content")) delta["reasoning_content"] = nullptr;
     add_reasoning_alias(reply, delta);
-    Json chunk = head(reply, "chat.completion.chunk");
-    if (reply.fields().continuous_usage) chunk["usage"] = usage(reply);
+    Json out = head(reply, "chat.completion.chunk");
+    if (reply.fields().continuous_usage) out["usage"] = usage(reply);
     ChatChoice& c = *reply.choices()[static_cast<size_t>(index)];
     Json choice = {{"index", index}, {"delta", std::move(delta)}, {"logprobs", nullptr}, {"finish_reason", finish}, {"matched_stop", matched}};
     if (!c.logprobs.empty()) choice["logprobs"] = logprobs_of(reply, c);
-    chunk["choices"] = Json::array({std::move(choice)});
-    reply.exchange().event(dump(chunk));
+    out["choices"] = Json::array({std::move(choice)});
+    return out;
   }
 
   void flush_reasoning(ChatReply& reply, int32_t index) {

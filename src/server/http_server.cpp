@@ -108,7 +108,8 @@ class Outbox final : public Exchange, public std::enable_shared_from_this<Outbox
       if (gone_) return;
       change();
     }
-    asio::post(executor_, [self = shared_from_this()] { self->wake_.cancel(); });
+    // At once where the connection's own thread is here, as it is for most of what a route sends.
+    asio::dispatch(executor_, [self = shared_from_this()] { self->wake_.cancel(); });
   }
 
   asio::any_io_executor executor_;
@@ -139,6 +140,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     const auto self = shared_from_this();
     boost::system::error_code ignored;
     stream_.socket().set_option(tcp::no_delay(true), ignored);
+    stream_.socket().non_blocking(true, ignored);
     while (co_await one_exchange()) {
     }
     stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
@@ -263,10 +265,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         if (batch.finished) text += "0\r\n\r\n";
       }
       if (!text.empty()) {
-        stream_.expires_after(std::chrono::seconds(options_.write_seconds));
-        auto [error, sent] = co_await asio::async_write(stream_, asio::buffer(text), use_result);
-        stream_.expires_never();
-        if (error) co_return false;
+        if (!co_await write(text)) co_return false;
         last_sent = std::chrono::steady_clock::now();
       }
       if (batch.gone) co_return false;
@@ -275,7 +274,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
       // Wait for more, looking now and then whether the client is still there.
       outbox->wake().expires_after(eof_seen ? kProbe : std::chrono::milliseconds(100));
-      co_await outbox->wake().async_wait(use_result);
+      const auto [woken] = co_await outbox->wake().async_wait(use_result);
+      if (woken == asio::error::operation_aborted) continue;  // there is something to send, which tells as well whether the client is there
       const bool silent_long = header_sent && std::chrono::steady_clock::now() - last_sent > kKeepAliveComment;
       if (!eof_seen) eof_seen = at_end_of_input();
       if (broken()) co_return false;
@@ -287,6 +287,18 @@ class Connection : public std::enable_shared_from_this<Connection> {
         last_sent = std::chrono::steady_clock::now();
       }
     }
+  }
+
+  // Mostly the kernel takes it all at once: no timer, no second turn of the coroutine.
+  asio::awaitable<bool> write(std::string_view text) {
+    boost::system::error_code error;
+    const size_t taken = stream_.socket().write_some(asio::buffer(text), error);
+    if (error && error != asio::error::would_block && error != asio::error::try_again) co_return false;
+    if (!error && taken == text.size()) co_return true;
+    stream_.expires_after(std::chrono::seconds(options_.write_seconds));
+    auto [failed, sent] = co_await asio::async_write(stream_, asio::buffer(text.substr(error ? 0 : taken)), use_result);
+    stream_.expires_never();
+    co_return !failed;
   }
 
   bool at_end_of_input() {
