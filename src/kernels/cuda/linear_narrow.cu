@@ -14,7 +14,6 @@ namespace {
 constexpr int kGroupThreads = kSegments * 32;
 constexpr int kTileSums = 128, kGroupSums = kSegments * 2 * kTileSums;  // of a tile and eight rows; of a pair's segments
 constexpr int kMostStages = 4, kBarrierBytes = 1024;
-constexpr uint32_t kFp8InputScale = 0x5D805D80u;  // 2^60, twice
 
 struct Part {
   const uint8_t* blocks;

@@ -59,7 +59,7 @@ __device__ __forceinline__ void load_fragments(const uint8_t* pair, int tile, in
       a[k16][0] = v.x, a[k16][1] = v.y, a[k16][2] = v.z, a[k16][3] = v.w;
     }
   } else if constexpr (kFormat == WeightFormat::fp8_block) {
-    constexpr uint32_t kTo60 = 0x5D805D80u;  // 2^60: the rows come as they are, so the weights carry kFp8InputScale
+    // The rows come as they are, so the weights carry the scale.
     const auto* const from = reinterpret_cast<const uint4*>(pair + tile * tile_bytes(kFormat) + half * 1024) + lane;
 #pragma unroll
     for (int k32 = 0; k32 < 2; ++k32) {
@@ -69,8 +69,8 @@ __device__ __forceinline__ void load_fragments(const uint8_t* pair, int tile, in
       for (int i = 0; i < 4; ++i) {
         uint32_t first, second;
         unpack_fp8(words[i], first, second);
-        a[k32 * 2 + i / 2][i % 2 * 2] = multiply_bf16x2(first, kTo60);
-        a[k32 * 2 + i / 2][i % 2 * 2 + 1] = multiply_bf16x2(second, kTo60);
+        a[k32 * 2 + i / 2][i % 2 * 2] = multiply_bf16x2(first, kFp8InputScale);
+        a[k32 * 2 + i / 2][i % 2 * 2 + 1] = multiply_bf16x2(second, kFp8InputScale);
       }
     }
   } else {

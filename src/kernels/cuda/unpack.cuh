@@ -28,6 +28,8 @@ __device__ __forceinline__ void unpack_nvfp4_two(uint32_t word0, uint32_t word1,
   unpack_nvfp4(word1, __high2bfloat162(g), __high2bfloat162(g8), a1);
 }
 
+// 2^60, twice: half of what unpack_fp8 takes away. A kernel multiplies its inputs by it, or its weights; the result's bits are the same.
+inline constexpr uint32_t kFp8InputScale = 0x5D805D80u;
 // E4M3 bits at a bf16's 15 and 10..4 read as the value times 2^-120, subnormals included; PackedWeight::factor takes that back, and kFp8InputScale keeps the
 // sums in the middle of f32's range. A word holds two registers (packed_weight.cu, place_fp8).
 __device__ __forceinline__ void unpack_fp8(uint32_t word, uint32_t& first, uint32_t& second) {
