@@ -130,6 +130,7 @@ struct Engine::Impl {
       for (const Cancel& cancel : new_cancels) apply(cancel);
       if (flush) {
         const bool done = scheduler.flush_cache();
+        publish();  // whoever hears of it may look at the pages at once
         const std::lock_guard lock(mutex);
         flush_done = done;
         flush_wanted = false;
