@@ -6,9 +6,8 @@ import subprocess
 
 import httpx
 import pytest
+import yaml
 from conftest import NIBBLE, REPO
-
-yaml = pytest.importorskip("yaml")
 
 
 @pytest.fixture(scope="module")
