@@ -5,6 +5,7 @@
 
 #include "server/api_impl.h"
 #include "server/chat_items.h"
+#include "server/forwarding_exchange.h"
 #include "server/http_text.h"
 
 namespace nibble {
@@ -217,9 +218,9 @@ std::string_view error_type(int status) {
 Json error_body(int status, const Json& message) { return {{"type", "error"}, {"error", {{"type", error_type(status)}, {"message", message}}}}; }
 
 // Errors in Anthropic's shape; all else passes.
-class MessagesExchange final : public Exchange {
+class MessagesExchange final : public ForwardingExchange {
  public:
-  MessagesExchange(ExchangePtr inner, std::string id) : inner_(std::move(inner)), id_(std::move(id)) {}
+  MessagesExchange(ExchangePtr inner, std::string id) : ForwardingExchange(std::move(inner)), id_(std::move(id)) {}
   void respond(HttpResponse response) override {
     response.headers.emplace_back("request-id", id_);
     if (response.status >= 400) {
@@ -227,16 +228,10 @@ class MessagesExchange final : public Exchange {
       body["request_id"] = id_;
       response.body = dump(body);
     }
-    inner_->respond(std::move(response));
+    ForwardingExchange::respond(std::move(response));
   }
-  void start_events() override { inner_->start_events(); }
-  void event(std::string data, std::string_view name) override { inner_->event(std::move(data), name); }
-  void finish() override { inner_->finish(); }
-  void on_disconnect(std::function<void()> callback) override { inner_->on_disconnect(std::move(callback)); }
-  void post(std::function<void()> work) override { inner_->post(std::move(work)); }
 
  private:
-  ExchangePtr inner_;
   std::string id_;
 };
 

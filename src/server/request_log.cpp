@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/utf8.h"
+#include "server/forwarding_exchange.h"
 
 namespace nibble {
 namespace {
@@ -73,9 +74,9 @@ std::string added_text(const Json& event) {
   return delta.is_string() ? delta.get<std::string>() : text_at(delta, "text") + text_at(delta, "thinking") + text_at(delta, "partial_json");
 }
 
-class FollowedExchange final : public Exchange {
+class FollowedExchange final : public ForwardingExchange {
  public:
-  FollowedExchange(ExchangePtr inner, RequestLog& log, const HttpRequest& request) : inner_(std::move(inner)), log_(log), began_(monotonic_seconds()) {
+  FollowedExchange(ExchangePtr inner, RequestLog& log, const HttpRequest& request) : ForwardingExchange(std::move(inner)), log_(log), began_(monotonic_seconds()) {
     line_ = {{"event", "request.finished"}, {"rid", request.id}, {"route", request.path}};
   }
   ~FollowedExchange() override {
@@ -89,11 +90,11 @@ class FollowedExchange final : public Exchange {
       line_["out"] = log_.level() >= 3 ? std::move(out) : with_short_texts(out);
     }
     end(response.status);
-    inner_->respond(std::move(response));
+    ForwardingExchange::respond(std::move(response));
   }
   void start_events() override {
     stream_ = true;
-    inner_->start_events();
+    ForwardingExchange::start_events();
   }
   void event(std::string data, std::string_view name) override {
     if (const Json event = log_.level() >= 2 ? Json::parse(data, nullptr, false) : Json(); event.is_object()) {
@@ -105,14 +106,12 @@ class FollowedExchange final : public Exchange {
       text_ += added_text(event);
       if (event.contains("error") && event["error"].is_object()) line_["error"] = event["error"].value("message", "");
     }
-    inner_->event(std::move(data), name);
+    ForwardingExchange::event(std::move(data), name);
   }
   void finish() override {
     end(200);
-    inner_->finish();
+    ForwardingExchange::finish();
   }
-  void on_disconnect(std::function<void()> callback) override { inner_->on_disconnect(std::move(callback)); }
-  void post(std::function<void()> work) override { inner_->post(std::move(work)); }
 
  private:
   void end(int status) {
@@ -124,7 +123,6 @@ class FollowedExchange final : public Exchange {
     log_.write("Finish", std::move(line_));
   }
 
-  ExchangePtr inner_;
   RequestLog& log_;
   double began_;
   Json line_;

@@ -1,28 +1,24 @@
 #include "server/api_impl.h"
+#include "server/forwarding_exchange.h"
 
 namespace nibble {
 namespace {
-class TrackedExchange final : public Exchange {
+class TrackedExchange final : public ForwardingExchange {
  public:
-  TrackedExchange(ExchangePtr inner, std::shared_ptr<Api::Impl> api, std::string endpoint) : inner_(std::move(inner)), api_(std::move(api)), endpoint_(std::move(endpoint)) {
+  TrackedExchange(ExchangePtr inner, std::shared_ptr<Api::Impl> api, std::string endpoint) : ForwardingExchange(std::move(inner)), api_(std::move(api)), endpoint_(std::move(endpoint)) {
     api_->metrics.count_active(1);
   }
   ~TrackedExchange() override { api_->metrics.count_active(-1); }
   void respond(HttpResponse response) override {
     api_->metrics.count_http_response(endpoint_, response.status);
-    inner_->respond(std::move(response));
+    ForwardingExchange::respond(std::move(response));
   }
   void start_events() override {
     api_->metrics.count_http_response(endpoint_, 200);
-    inner_->start_events();
+    ForwardingExchange::start_events();
   }
-  void event(std::string data, std::string_view name) override { inner_->event(std::move(data), name); }
-  void finish() override { inner_->finish(); }
-  void on_disconnect(std::function<void()> callback) override { inner_->on_disconnect(std::move(callback)); }
-  void post(std::function<void()> work) override { inner_->post(std::move(work)); }
 
  private:
-  ExchangePtr inner_;
   std::shared_ptr<Api::Impl> api_;
   std::string endpoint_;
 };
