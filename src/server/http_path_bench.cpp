@@ -1,6 +1,6 @@
 // What HTTP adds to a token: from the moment the engine hands it over to the moment its event is read by the client, over loopback, with streams of
 // /v1/chat/completions side by side and a model that computes nothing and gives every stream a token each 10 ms. Detokenizing, parsing, JSON, both sides of TCP and the
-// client's own reading are inside.
+// client's recv are inside; what the client would do with the text is not.
 //   nibble_server_bench --benchmark_filter=http_path     counters p50_us, p99_us, max_us of all tokens but each stream's first 20; the argument is the number of streams
 #include <arpa/inet.h>
 #include <benchmark/benchmark.h>
@@ -22,6 +22,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "server/api.h"
+#include "server/forwarding_exchange.h"
 #include "server/http_server.h"
 
 namespace nibble {
@@ -54,21 +55,15 @@ class PacedModel final : public ForwardModel {
 };
 
 // Notes when the engine hands a token over: post() is called on its thread, once for each.
-class StampedExchange final : public Exchange {
+class StampedExchange final : public ForwardingExchange {
  public:
-  StampedExchange(ExchangePtr inner, std::vector<double>& stamps) : inner_(std::move(inner)), stamps_(stamps) {}
-  void respond(HttpResponse response) override { inner_->respond(std::move(response)); }
-  void start_events() override { inner_->start_events(); }
-  void event(std::string data, std::string_view name) override { inner_->event(std::move(data), name); }
-  void finish() override { inner_->finish(); }
-  void on_disconnect(std::function<void()> callback) override { inner_->on_disconnect(std::move(callback)); }
+  StampedExchange(ExchangePtr inner, std::vector<double>& stamps) : ForwardingExchange(std::move(inner)), stamps_(stamps) {}
   void post(std::function<void()> work) override {
     stamps_.push_back(monotonic_seconds());  // reserved beforehand; read by the client only after it has what follows from it
-    inner_->post(std::move(work));
+    ForwardingExchange::post(std::move(work));
   }
 
  private:
-  ExchangePtr inner_;
   std::vector<double>& stamps_;
 };
 
@@ -85,6 +80,32 @@ int connect_and_ask(uint16_t port, size_t stream) {
   const bool good = ::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 && ::send(fd, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size());
   if (!good) raise(ErrorCode::unavailable, "the bench cannot reach its own server");
   return fd;
+}
+
+// What came over one connection, looked at only when all is over: a client that reads on another machine takes no time of the server's.
+struct Received {
+  std::string text;
+  std::vector<std::pair<size_t, double>> arrivals;  // size of text after a read, and when
+};
+
+// Microseconds from the hand-over of each token to the read that completed its event. The first tokens belong to the crowd's arrival: prompts are computed in between.
+void add_delays(const Received& received, const std::vector<double>& stamps, const std::vector<std::string>& words, std::vector<double>& delays_us) {
+  constexpr size_t kFirstTokens = 20;
+  constexpr std::string_view kKey = "\"content\":\"";
+  const std::string_view text = received.text;
+  auto arrival = received.arrivals.begin();
+  size_t token = 0;
+  for (size_t begin = 0, end; (end = text.find("\n\n", begin)) != std::string_view::npos; begin = end + 2) {
+    const std::string_view event = text.substr(begin, end - begin);
+    const size_t at = event.find(kKey);
+    if (at == std::string_view::npos) continue;
+    const std::string_view content = event.substr(at + kKey.size(), event.find('"', at + kKey.size()) - at - kKey.size());
+    if (std::find(words.begin(), words.end(), content) == words.end()) continue;
+    while (arrival->first < end + 2) ++arrival;
+    if (token >= kFirstTokens) delays_us.push_back((arrival->second - stamps.at(token)) * 1e6);
+    ++token;
+  }
+  if (token < kTokens - 2) raise(ErrorCode::internal, "a stream had {} words, wanted {}", token, kTokens);
 }
 
 void http_path(benchmark::State& state) {
@@ -118,15 +139,16 @@ void http_path(benchmark::State& state) {
   std::vector<double> delays_us;
   for (auto _ : state) {
     const int poll = ::epoll_create1(EPOLL_CLOEXEC);
-    std::vector<std::string> unread(static_cast<size_t>(state.range(0)));
+    std::vector<Received> received(stamps.size());
     std::vector<int> fds;
-    for (size_t i = 0; i < unread.size(); ++i) {
+    for (size_t i = 0; i < received.size(); ++i) {
+      received[i].text.reserve(kTokens * 512);
+      received[i].arrivals.reserve(2 * kTokens);
       fds.push_back(connect_and_ask(server.port(), i));
       epoll_event event{.events = EPOLLIN, .data = {.u64 = i}};
       ::epoll_ctl(poll, EPOLL_CTL_ADD, fds.back(), &event);
     }
-    std::vector<int> seen(unread.size());
-    size_t open = unread.size();
+    size_t open = received.size();
     std::array<epoll_event, 64> events;
     std::array<char, 65536> buffer;
     while (open > 0) {
@@ -135,26 +157,16 @@ void http_path(benchmark::State& state) {
       for (int e = 0; e < ready; ++e) {
         const size_t i = events[static_cast<size_t>(e)].data.u64;
         const ssize_t size = ::recv(fds[i], buffer.data(), buffer.size(), 0);
-        const double now = monotonic_seconds();
         if (size <= 0) raise(ErrorCode::internal, "a stream broke off");
-        std::string& text = unread[i];
-        text.append(buffer.data(), static_cast<size_t>(size));
-        for (size_t end; (end = text.find("\n\n")) != std::string::npos; text.erase(0, end + 2)) {
-          const std::string_view event = std::string_view(text).substr(0, end);
-          if (event.find("data: [DONE]") != std::string_view::npos) --open;
-          constexpr std::string_view kKey = "\"content\":\"";
-          const size_t at = event.find(kKey);
-          if (at == std::string_view::npos) continue;
-          const std::string_view content = event.substr(at + kKey.size(), event.find('"', at + kKey.size()) - at - kKey.size());
-          if (std::find(texts.begin(), texts.end(), content) == texts.end()) continue;
-          // The first tokens belong to the crowd's arrival: prompts are computed in between.
-          const auto token = static_cast<size_t>(seen[i]++);
-          if (token >= 20) delays_us.push_back((now - stamps[i].at(token)) * 1e6);
-        }
+        Received& r = received[i];
+        r.text.append(buffer.data(), static_cast<size_t>(size));
+        r.arrivals.push_back({r.text.size(), monotonic_seconds()});
+        open -= r.text.ends_with("\r\n0\r\n\r\n");
       }
     }
     for (const int fd : fds) ::close(fd);
     ::close(poll);
+    for (size_t i = 0; i < received.size(); ++i) add_delays(received[i], stamps[i], texts, delays_us);
   }
   std::sort(delays_us.begin(), delays_us.end());
   const auto at = [&](double share) { return delays_us.empty() ? 0.0 : delays_us[std::min(delays_us.size() - 1, static_cast<size_t>(share * static_cast<double>(delays_us.size())))]; };

@@ -24,9 +24,16 @@ constexpr size_t kMaxHeaderBytes = 64 << 10;
 constexpr size_t kFirstRead = 4096;
 constexpr size_t kMaxUnsentBytes = 1 << 20;  // a reader that lags further behind is cut off
 constexpr auto kKeepAliveComment = std::chrono::seconds(15);
-constexpr auto kProbe = std::chrono::milliseconds(50);
+constexpr auto kLook = std::chrono::milliseconds(100), kProbe = std::chrono::milliseconds(50);  // between looks whether a silent client is still there
 
 constexpr auto use_result = asio::as_tuple(asio::use_awaitable);
+
+// Takes events past a connection's coroutine while that waits for some: no turn of the event loop, no timer. On the connection's executor only.
+class EventSender {
+ public:
+  virtual ~EventSender() = default;
+  virtual size_t send_now(std::string_view bytes) = 0;  // how much of it is sent; the rest waits for the coroutine
+};
 
 // What a route sends, queued for the connection's coroutine.
 class Outbox final : public Exchange, public std::enable_shared_from_this<Outbox> {
@@ -98,7 +105,14 @@ class Outbox final : public Exchange, public std::enable_shared_from_this<Outbox
     const std::lock_guard lock(mutex_);
     return unsent_.size() > kMaxUnsentBytes;
   }
-  asio::steady_timer& wake() { return wake_; }
+  // Until the coroutine resumes, what is pushed on the executor goes to `sender`, in chunks; what that does not take, and all else, wakes the coroutine.
+  auto wait(EventSender* sender, std::chrono::milliseconds most) {
+    sender_ = sender;
+    wake_.expires_after(most);
+    return wake_.async_wait(use_result);
+  }
+  void resumed() { sender_ = nullptr; }
+  std::string take_unsent_bytes() { return std::exchange(unsent_bytes_, {}); }  // the rest of a chunk that was sent in part
 
  private:
   template <typename Change>
@@ -109,11 +123,34 @@ class Outbox final : public Exchange, public std::enable_shared_from_this<Outbox
       change();
     }
     // At once where the connection's own thread is here, as it is for most of what a route sends.
-    asio::dispatch(executor_, [self = shared_from_this()] { self->wake_.cancel(); });
+    asio::dispatch(executor_, [self = shared_from_this()] { self->pass_on(); });
+  }
+
+  // On the executor.
+  void pass_on() {
+    if (!sender_) return wake_cancel();
+    std::string events;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!streaming_ || finished_ || response_ || gone_ || unsent_.empty()) return wake_cancel();
+      events.swap(unsent_);
+    }
+    const std::string bytes = chunk(events);
+    const size_t sent = sender_->send_now(bytes);
+    if (sent == bytes.size()) return;
+    unsent_bytes_ = bytes.substr(sent);
+    wake_cancel();
+  }
+
+  void wake_cancel() {
+    sender_ = nullptr;  // the coroutine goes on from here
+    wake_.cancel();
   }
 
   asio::any_io_executor executor_;
   asio::steady_timer wake_;  // only touched on the connection's executor
+  EventSender* sender_ = nullptr;  // these two as well
+  std::string unsent_bytes_;
   std::mutex mutex_;
   std::unique_ptr<HttpResponse> response_;
   std::string unsent_;
@@ -128,13 +165,21 @@ struct Traffic {
   std::atomic<bool> closing{false};   // every reply is its connection's last
 };
 
-class Connection : public std::enable_shared_from_this<Connection> {
+class Connection final : public EventSender, public std::enable_shared_from_this<Connection> {
  public:
   Connection(tcp::socket socket, const HttpServerOptions& options, const HttpHandler& handler, Traffic& traffic)
       : stream_(std::move(socket)), options_(options), handler_(handler), traffic_(traffic) {
     ++traffic_.connections;
   }
-  ~Connection() { --traffic_.connections; }
+  ~Connection() override { --traffic_.connections; }
+
+  size_t send_now(std::string_view bytes) override {
+    boost::system::error_code error;
+    const size_t sent = stream_.socket().write_some(asio::buffer(bytes), error);
+    if (error) return 0;  // the coroutine's own write will find out
+    last_sent_ = std::chrono::steady_clock::now();
+    return sent;
+  }
 
   asio::awaitable<void> run() {
     const auto self = shared_from_this();
@@ -248,16 +293,16 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Sends what the route puts into the outbox until it is finished; false when the connection is of no more use.
   asio::awaitable<bool> deliver(const std::shared_ptr<Outbox>& outbox, const HttpRequest& request, bool keep_alive) {
     bool header_sent = false, eof_seen = false;
-    auto last_sent = std::chrono::steady_clock::now();
+    last_sent_ = std::chrono::steady_clock::now();
     while (true) {
       Outbox::Batch batch = outbox->take();
-      std::string text;
+      std::string text = outbox->take_unsent_bytes();
       if (batch.response) {
         text = render_response(*batch.response, request.id, allowed_origin(request), keep_alive, request.method == "HEAD");
         note_access(request, batch.response->status);
       } else if (batch.streaming) {
         if (!header_sent) {
-          text = render_stream_header(request.id, allowed_origin(request), keep_alive);
+          text += render_stream_header(request.id, allowed_origin(request), keep_alive);
           header_sent = true;
           note_access(request, 200);
         }
@@ -266,17 +311,19 @@ class Connection : public std::enable_shared_from_this<Connection> {
       }
       if (!text.empty()) {
         if (!co_await write(text)) co_return false;
-        last_sent = std::chrono::steady_clock::now();
+        last_sent_ = std::chrono::steady_clock::now();
       }
       if (batch.gone) co_return false;
       if (batch.finished) co_return true;
       if (!text.empty()) continue;  // what came while this was written woke nobody
 
       // Wait for more, looking now and then whether the client is still there.
-      outbox->wake().expires_after(eof_seen ? kProbe : std::chrono::milliseconds(100));
-      const auto [woken] = co_await outbox->wake().async_wait(use_result);
+      const auto began = std::chrono::steady_clock::now();
+      const auto [woken] = co_await outbox->wait(header_sent ? this : nullptr, eof_seen ? kProbe : kLook);
+      outbox->resumed();
       if (woken == asio::error::operation_aborted) continue;  // there is something to send, which tells as well whether the client is there
-      const bool silent_long = header_sent && std::chrono::steady_clock::now() - last_sent > kKeepAliveComment;
+      if (last_sent_ > began) continue;                       // so did what was sent meanwhile
+      const bool silent_long = header_sent && std::chrono::steady_clock::now() - last_sent_ > kKeepAliveComment;
       if (!eof_seen) eof_seen = at_end_of_input();
       if (broken()) co_return false;
       if (silent_long || (eof_seen && !header_sent)) {
@@ -284,7 +331,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         const std::string probe = header_sent ? chunk(": keep-alive\n\n") : "HTTP/1.1 100 Continue\r\n\r\n";
         auto [error, sent] = co_await asio::async_write(stream_, asio::buffer(probe), use_result);
         if (error) co_return false;
-        last_sent = std::chrono::steady_clock::now();
+        last_sent_ = std::chrono::steady_clock::now();
       }
     }
   }
@@ -319,6 +366,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   const HttpServerOptions& options_;
   const HttpHandler& handler_;
   Traffic& traffic_;
+  std::chrono::steady_clock::time_point last_sent_;  // of the exchange at hand
 };
 
 // Too many connections: a short answer, a moment to read it, and goodbye.
