@@ -4,7 +4,7 @@
     python tests/soak.py [--minutes 30] [--connections 64] [--nibble build/dev/src/app/nibble]
 
 Wants: every response complete or a clean error, nothing stuck, nothing left in the engine afterwards, resident memory flat within 2 % after the first third, exit status 0 on both SIGTERMs.
-Prints one line of counts a minute and a verdict; exit status 0 when all holds. Loopback only.
+Prints one line of counts a minute, how long replies took, and a verdict; exit status 0 when all holds. --out writes the same as JSON. Loopback only.
 """
 import argparse
 import collections
@@ -54,6 +54,13 @@ class Server:
     def get(self, path):
         return urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60).read().decode()
 
+    def queue_seconds(self):
+        """How long requests waited for their first step: their number, the mean, and upper bounds of the 99th percentile and the longest."""
+        text = self.get("/metrics")
+        count, total = (float(re.search(rf"^sglang:queue_time_seconds_{name}{{[^}}]*}} (\S+)$", text, re.M)[1]) for name in ("count", "sum"))
+        buckets = [(float(le), int(n)) for le, n in re.findall(r'^sglang:queue_time_seconds_bucket{[^}]*le="([^"]+)"} (\d+)$', text, re.M)]
+        return {"count": int(count), "mean": total / max(count, 1), **{name: next(le for le, n in buckets if n >= share * count) for name, share in (("p99_below", 0.99), ("max_below", 1.0))}}
+
     def gauge(self, name):
         return float(re.search(rf"^sglang:{name}{{[^}}]*}} (\S+)$", self.get("/metrics"), re.M)[1])
 
@@ -62,10 +69,16 @@ class Soak:
     def __init__(self, args):
         self.args, self.counts, self.failures, self.lock = args, collections.Counter(), [], threading.Lock()
         self.server, self.over = None, threading.Event()
+        self.commit = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude", "*"], cwd=REPO, capture_output=True, text=True).stdout.strip()  # at the start: the tree may move on
+        self.seconds, self.halves = [], []  # from request to the end of the reply
 
     def count(self, what):
         with self.lock:
             self.counts[what] += 1
+
+    def took(self, began):
+        with self.lock:
+            self.seconds.append(time.monotonic() - began)
 
     def fail(self, what):
         with self.lock:
@@ -155,9 +168,13 @@ class Soak:
     def post(self, server, path, body):
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=REQUEST_SECONDS)
         try:
+            began = time.monotonic()
             connection.request("POST", path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            return response.status, response.read()
+            text = response.read()
+            if response.status == 200:
+                self.took(began)
+            return response.status, text
         finally:
             connection.close()
 
@@ -179,6 +196,7 @@ class Soak:
     def stream(self, server, path, body, ending, rng, slow):
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=REQUEST_SECONDS)
         try:
+            began = time.monotonic()
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             response = connection.getresponse()
             if response.status == 503:
@@ -195,6 +213,7 @@ class Soak:
                 return self.fail(f"a stream of {path} broke off after {len(lines)} lines: {error!r}")
             endings = ending if isinstance(ending, tuple) else (ending,)
             if any(line.startswith(endings) for line in lines):
+                self.took(began)
                 return self.count("slow stream" if slow else "stream")
             if server.leaving and any(line.startswith((b"event: response.failed", b"event: error")) for line in lines):
                 return self.count("cut off by the shutdown")
@@ -230,6 +249,8 @@ class Soak:
             if time.monotonic() - began > told:
                 told += 60
                 print(f"{number}: {time.monotonic() - began:6.0f} s  rss {samples[-1][1] / 1024:7.1f} MiB  files {server.num_files():3d}  " + "  ".join(f"{k} {v}" for k, v in sorted(self.counts.items())), flush=True)
+        waits = server.queue_seconds()
+        retracted = server.gauge("num_retracted_requests_total")
         if number == 0:  # SIGTERM in the middle of it
             server.leaving = True
             server.process.send_signal(signal.SIGTERM)
@@ -254,6 +275,8 @@ class Soak:
         if not early or not late:
             return
         growth = statistics.median(late) / statistics.median(early) - 1
+        self.halves.append({"rss_kib_early": statistics.median(early), "rss_kib_late": statistics.median(late), "rss_growth": growth, "exit_status": status, "retracted": retracted,
+                            "queue_seconds": waits})
         print(f"{number}: rss {statistics.median(early) / 1024:.1f} -> {statistics.median(late) / 1024:.1f} MiB, {growth:+.2%}", flush=True)
         if growth > 0.02:
             self.fail(f"resident memory grew by {growth:.2%}")
@@ -275,11 +298,30 @@ class Soak:
             time.sleep(0.1)
         self.fail(f"{server.gauge('http_requests_active')} exchanges are left")
 
+    @staticmethod
+    def spread(seconds):
+        ordered = sorted(seconds)
+        return {"count": len(ordered), **{f"p{p}": ordered[min(len(ordered) - 1, len(ordered) * p // 100)] for p in (50, 90, 99)}, "max": ordered[-1]}
+
+    def write(self, seconds):
+        cpu = next(line.split(":", 1)[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+        report = {"command": f"tests/soak.py --minutes {self.args.minutes:g} --connections {self.args.connections}", "machine": cpu, "cores": os.cpu_count(), "commit": self.commit, "unix_seconds": int(time.time()),
+                  "passed": not self.failures, "failures": self.failures[:20], "seconds_a_half": seconds, "counts": dict(sorted(self.counts.items())), "reply_seconds": self.spread(self.seconds), "halves": self.halves}
+        temporary = self.args.out + ".tmp"
+        pathlib.Path(temporary).write_text(json.dumps(report, indent=1) + "\n")
+        os.replace(temporary, self.args.out)
+
     def run(self):
         seconds = self.args.minutes * 30
         for number in range(2):
             self.half(number, seconds)
         print("  ".join(f"{k} {v}" for k, v in sorted(self.counts.items())))
+        if self.seconds:
+            print("seconds to the end of a reply: " + "  ".join(f"{k} {v:.4g}" for k, v in self.spread(self.seconds).items()))
+        for half in self.halves:
+            print("seconds in the queue: " + "  ".join(f"{k} {v:.4g}" for k, v in half["queue_seconds"].items()) + f"  retracted {half['retracted']:.0f}")
+        if self.args.out:
+            self.write(seconds)
         print("SOAK FAILED" if self.failures else "SOAK PASSED")
         return 1 if self.failures else 0
 
@@ -290,6 +332,7 @@ def main():
     p.add_argument("--connections", type=int, default=64)
     p.add_argument("--nibble", default=str(REPO / "build/dev/src/app/nibble"))
     p.add_argument("--log", default="/tmp/nibble_soak.log", help="the servers' logs, with .0 and .1 behind")
+    p.add_argument("--out", help="counts, waits and memory as JSON, e.g. bench/results/soak.json")
     p.add_argument("--seed", type=int, default=1)
     return Soak(p.parse_args()).run()
 
