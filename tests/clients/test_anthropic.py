@@ -1,4 +1,7 @@
+from typing import Literal
+
 import anthropic
+import pydantic
 import pytest
 from conftest import ANSWER, PROBLEM, WEATHER, WEATHER_SCHEMA
 
@@ -30,3 +33,18 @@ def test_errors_are_the_clients_own(client):
     with pytest.raises(anthropic.BadRequestError) as error:
         client.messages.create(model="demo", max_tokens=5, messages=[])
     assert error.value.body["error"]["type"] == "invalid_request_error"
+
+
+def test_tools_streamed(client):
+    with client.messages.stream(model="demo", max_tokens=200, messages=[{"role": "user", "content": WEATHER}], tools=TOOLS, **GREEDY) as stream:
+        assert stream.get_final_message().content[-1].input == {"city": "Rome"}
+
+
+class Total(pydantic.BaseModel):
+    more: bool
+    unit: Literal["apples", "pens"]
+
+
+def test_structured_output(client):
+    r = client.messages.parse(model="demo", max_tokens=200, messages=[{"role": "user", "content": PROBLEM}], output_format=Total, **GREEDY)
+    assert isinstance(r.parsed_output, Total)

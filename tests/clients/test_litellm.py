@@ -32,3 +32,13 @@ def test_tools(server, stream):
 def test_through_the_messages_route(server):
     r = litellm.completion(model="anthropic/demo", api_base=server.url, api_key="none", messages=[{"role": "user", "content": PROBLEM}], temperature=0, max_tokens=200)
     assert r.choices[0].message.content.endswith(ANSWER)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_structured_output(server, stream):
+    schema = {"type": "object", "properties": {"total": {"type": "integer", "minimum": 0, "maximum": 999}, "unit": {"enum": ["apples", "pens"]}}, "required": ["total", "unit"], "additionalProperties": False}
+    r = ask(server, PROBLEM, response_format={"type": "json_schema", "json_schema": {"name": "total", "strict": True, "schema": schema}}, stream=stream)
+    if stream:
+        r = litellm.stream_chunk_builder(list(r))
+    total = json.loads(r.choices[0].message.content)
+    assert set(total) == {"total", "unit"} and 0 <= total["total"] <= 999 and total["unit"] in ("apples", "pens")

@@ -1,6 +1,7 @@
 import json
 
 import openai
+import pydantic
 import pytest
 from conftest import ANSWER, PROBLEM, WEATHER, WEATHER_SCHEMA
 
@@ -43,3 +44,14 @@ def test_errors_are_the_clients_own(client):
     assert error.value.param == "messages" and error.value.code == "invalid_value"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nothing")
+
+
+class Total(pydantic.BaseModel):
+    total: int = pydantic.Field(ge=0, le=999)
+    unit: str = pydantic.Field(max_length=12)
+
+
+def test_structured_output(client):
+    r = client.chat.completions.parse(model="demo", messages=[{"role": "user", "content": PROBLEM}], response_format=Total, temperature=0, max_tokens=200)
+    assert isinstance(r.choices[0].message.parsed, Total)
+    assert isinstance(client.responses.parse(model="demo", input=PROBLEM, text_format=Total, temperature=0, max_output_tokens=200).output_parsed, Total)
