@@ -17,6 +17,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_prefill.h"
 #include "kernels/cuda/candidates.h"
+#include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/draft.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/linear.h"
@@ -24,33 +25,11 @@
 #include "kernels/cuda/quantize_rows.h"
 #include "kernels/cuda/quantize_weights.h"
 #include "kernels/cuda/roofs.h"
-#include "kernels/cuda/step_tables.h"
+#include "kernels/cuda/step_table_upload.h"
 
 namespace nibble {
 namespace {
 using namespace cuda;
-
-void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  raise(status == cudaErrorMemoryAllocation ? ErrorCode::out_of_memory : ErrorCode::internal, "{}: {}", what, cudaGetErrorString(status));
-}
-
-struct FreeDevice {
-  void operator()(void* p) const noexcept { cudaFree(p); }
-};
-using DeviceMemory = std::unique_ptr<void, FreeDevice>;
-
-DeviceMemory device_memory(int64_t bytes, const char* what) {
-  void* p = nullptr;
-  if (const cudaError_t status = bytes > 0 ? cudaMalloc(&p, static_cast<size_t>(bytes)) : cudaSuccess; status != cudaSuccess) {
-    (void)cudaGetLastError();
-    if (status != cudaErrorMemoryAllocation) check(status, what);
-    size_t free = 0, total = 0;
-    cudaMemGetInfo(&free, &total);
-    raise(ErrorCode::out_of_memory, "{}: wanted {} MiB of device memory, {} of {} MiB are free", what, bytes >> 20, free >> 20, total >> 20);
-  }
-  return DeviceMemory(p);
-}
 
 class CudaLinear final : public PreparedLinear {
  public:
@@ -61,27 +40,6 @@ class CudaLinear final : public PreparedLinear {
 const PackedWeight& packed(const PreparedLinear& linear) { return static_cast<const CudaLinear&>(linear).weight; }
 float activation_scale(const PreparedLinear& linear) { return static_cast<const CudaLinear&>(linear).activation_scale; }
 
-// What a recorded step depends on: all else is in the tables, whose fixed part is laid out by these sizes alone.
-struct StepSize {
-  int program = 0;  // what the body calls (StepPlan)
-  int rows = 0, logit_rows = 0;
-  bool long_tiles = false, one_row_tiles = true;
-  int full_tiles = 0, sliding_tiles = 0, full_splits = 0, sliding_splits = 0;
-  auto operator<=>(const StepSize&) const = default;
-};
-
-int round_up_rows(int rows) {
-  if (rows <= 8) return rows;
-  if (rows <= 32) return (rows + 7) / 8 * 8;
-  return rows <= 128 ? (rows + 15) / 16 * 16 : (rows + 63) / 64 * 64;
-}
-int power_of_two(int n) {
-  int p = 1;
-  while (p < n) p *= 2;
-  return p;
-}
-
-constexpr int kRecordedRows = 256;
 constexpr int64_t kPartialBytes = int64_t{1} << 30, kStagingBytes = int64_t{64} << 20;
 
 class CudaBackend final : public Backend {
@@ -99,6 +57,7 @@ class CudaBackend final : public Backend {
             properties_.major, properties_.minor);
     }
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    upload_ = std::make_unique<StepTableUpload>(options_);
     cudaDriverEntryPointQueryResult found{};
     void* entry = nullptr;
     check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found), "cuTensorMapEncodeTiled");
@@ -108,13 +67,11 @@ class CudaBackend final : public Backend {
   ~CudaBackend() override {
     cudaStreamSynchronize(stream_);
     for (auto& [size, graph] : graphs_) cudaGraphExecDestroy(graph);
-    if (host_tables_) cudaFreeHost(host_tables_);
     if (staging_) cudaFreeHost(staging_);
     if (exchange_) cudaFreeHost(exchange_);
     for (cudaEvent_t event : staged_) {
       if (event) cudaEventDestroy(event);
     }
-    if (tables_free_) cudaEventDestroy(tables_free_);
     cudaStreamDestroy(stream_);
   }
 
@@ -195,10 +152,10 @@ class CudaBackend final : public Backend {
 
   void run_step(const StepPlan& plan, const std::function<void(int64_t, int64_t)>& body) override {
     plan_ = &plan;
-    const StepSize size = fill_tables(plan);
+    const StepSize size = upload_->fill(plan, tables_, stream_);
     size_ = size;
     // The first step of a size may allocate, and is not worth a record yet.
-    if (!options_.record || size.program < 0 || size.rows > kRecordedRows || seen_.insert(size).second) {
+    if (!size.recorded || seen_.insert(size).second) {
       body(size.rows, size.logit_rows);
       check(cudaGetLastError(), "a step");
       return;
@@ -314,7 +271,7 @@ class CudaBackend final : public Backend {
                          .last_visible = args.last_visible.empty() ? nullptr : tables_.last_visible,
                          .pool = pool, .partial = static_cast<float*>(partial_.get()), .partial_bytes = kPartialBytes, .rows = static_cast<int>(args.q.shape[0]),
                          .heads = heads, .kv_heads = kv_heads, .dim = dim, .window = args.window, .e4m3 = cache_is_e4m3(args.k_pages), .one_row_tiles = size_.one_row_tiles, .long_tiles = size_.long_tiles};
-    const std::vector<SequenceTiles>& sequences = &pool == &tables_.full ? full_tiles_ : sliding_tiles_;
+    const std::span<const SequenceTiles> sequences = upload_->wide_of(&pool == &tables_.full);
     if (!attention_prefill_supports(heads, kv_heads, dim, args.window) || sequences.empty()) {
       cuda::attention(call, stream_);
       return;
@@ -569,8 +526,6 @@ class CudaBackend final : public Backend {
 
   const PoolTables& pool_of(std::span<const PagedRows> sequences) const { return sequences.data() == plan_->full_rows.data() ? tables_.full : tables_.sliding; }
 
-  StepSize fill_tables(const StepPlan& plan);
-
   CudaBackendOptions options_;
   cudaDeviceProp properties_{};
   cudaStream_t stream_ = nullptr;
@@ -592,11 +547,7 @@ class CudaBackend final : public Backend {
   const StepPlan* plan_ = nullptr;
   StepSize size_;
   StepTables tables_;
-  struct SequenceTiles {  // in the pool's tiles, and in its wide ones if it has many rows
-    int32_t first_tile = 0, num_tiles = 0;
-    WideSequence wide;
-  };
-  std::vector<SequenceTiles> full_tiles_, sliding_tiles_;  // empty: no sequence has many rows
+  std::unique_ptr<StepTableUpload> upload_;
   float* prepared_q_ = nullptr;
   std::byte* exchange_ = nullptr;  // pinned, for sampling
   WeightQuantizer quantizer_;
@@ -604,155 +555,9 @@ class CudaBackend final : public Backend {
   int64_t amax_rows_ = 0;
   DeviceMemory device_exchange_, candidate_scratch_;
   int64_t exchange_bytes_ = 0, candidate_scratch_bytes_ = 0;
-  DeviceMemory device_tables_;
-  int32_t* host_tables_ = nullptr;
-  cudaEvent_t tables_free_ = nullptr;
   std::set<StepSize> seen_;
   std::map<StepSize, cudaGraphExec_t> graphs_;
 };
-
-// The tiles and key tiles of a sequence of many rows, behind those that are there; its page table begins at pages[first_page]. last_visible: of the step's rows; empty: their own.
-WideSequence cut_wide(const PagedRows& s, int group, int window, std::span<const int32_t> last_visible, int32_t first_page, std::vector<AttentionTile>& tiles, std::vector<KeyTile>& key_tiles) {
-  const int rows = kWideTileRows / group, last = s.first_position + s.num_rows - 1;
-  const int lowest = (window > 0 ? std::max(0, s.first_position - window + 1) : 0) / kKeyTile;
-  WideSequence wide{.first_tile = static_cast<int32_t>(tiles.size()), .first_key_tile = static_cast<int32_t>(key_tiles.size())};
-  for (int first = 0; first < s.num_rows; first += 2 * rows) {
-    const int32_t key_tile_0 = wide.first_key_tile - lowest;
-    const int n = std::min(2 * rows, s.num_rows - first), upper = std::min(rows, n), lower = n - upper;
-    tiles.push_back({s.first_row + first, upper, s.first_position + first, key_tile_0});
-    tiles.push_back({s.first_row + first + upper, lower, lower > 0 ? s.first_position + first + upper : 0, key_tile_0});
-    const int last_row = first + n - 1, last_key = last_visible.empty() ? s.first_position + last_row : last_visible[static_cast<size_t>(s.first_row + last_row)];
-    wide.max_runs = std::max(wide.max_runs, attention_prefill_runs(s.first_position + first, last_key, window));
-  }
-  // Whole splits.
-  const int tiles_per_split = split_keys(window) / kKeyTile, end = (last / split_keys(window) + 1) * tiles_per_split;
-  for (int tile = lowest; tile < end; ++tile) {
-    const int keys = std::clamp(last + 1 - tile * kKeyTile, 0, kKeyTile);
-    key_tiles.push_back({first_page + (keys > 0 ? tile * (kKeyTile / kPagePositions) : 0), keys});
-  }
-  wide.num_tiles = static_cast<int32_t>(tiles.size()) - wide.first_tile;
-  wide.num_key_tiles = static_cast<int32_t>(key_tiles.size()) - wide.first_key_tile;
-  return wide;
-}
-
-StepSize CudaBackend::fill_tables(const StepPlan& plan) {
-  constexpr int64_t kCapacity = int64_t{8} << 20;  // numbers
-  if (!host_tables_) {
-    check(cudaHostAlloc(reinterpret_cast<void**>(&host_tables_), kCapacity * 4, cudaHostAllocDefault), "pinned memory");
-    check(cudaEventCreateWithFlags(&tables_free_, cudaEventDisableTiming), "cudaEventCreate");
-    device_tables_ = device_memory(kCapacity * 4, "tables of a step");
-  }
-  check(cudaEventSynchronize(tables_free_), "tables of a step");
-
-  const int rows = static_cast<int>(plan.ids.size());
-  StepSize size{.program = plan.program, .rows = std::min(round_up_rows(rows), static_cast<int>(options_.max_rows)), .logit_rows = static_cast<int>(plan.logit_rows.size())};
-  if (size.logit_rows == rows) size.logit_rows = size.rows;
-  for (const PagedRows& s : plan.full_rows.empty() ? plan.sliding_rows : plan.full_rows) {
-    size.long_tiles |= s.num_rows > 8;
-    size.one_row_tiles &= s.num_rows == 1;
-  }
-
-  // Splits and tiles of each pool, rounded up so that few records serve all contexts.
-  struct Pool {
-    std::span<const PagedRows> sequences;
-    int group, window;
-    int *tiles, *splits;
-    PoolTables* tables;
-  };
-  const Pool pools[] = {{plan.full_rows, plan.full_group, 0, &size.full_tiles, &size.full_splits, &tables_.full},
-                        {plan.sliding_rows, plan.sliding_group, plan.sliding_window, &size.sliding_tiles, &size.sliding_splits, &tables_.sliding}};
-  for (const Pool& pool : pools) {
-    const int tile_rows = attention_tile_rows(pool.group, 1, size.long_tiles);
-    for (const PagedRows& s : pool.sequences) {
-      *pool.tiles += (s.num_rows + tile_rows - 1) / tile_rows;
-      for (int first = 0; first < s.num_rows; first += tile_rows) {
-        const int last_row = std::min(first + tile_rows, s.num_rows) - 1;
-        const bool ahead = pool.window > 0 && !plan.last_visible.empty();
-        const int last = ahead ? plan.last_visible[static_cast<size_t>(s.first_row + last_row)] : s.first_position + last_row;
-        *pool.splits = std::max(*pool.splits, attention_splits(s.first_position + first, last, pool.window));
-      }
-    }
-    *pool.splits = power_of_two(*pool.splits);
-    if (size.rows <= kRecordedRows) *pool.tiles = std::min(power_of_two(*pool.tiles), std::max(*pool.tiles, size.rows));
-  }
-
-  int64_t used = 0;
-  const auto take = [&](int64_t count) {
-    int32_t* const at = host_tables_ + used;
-    used += (count + 3) / 4 * 4;
-    if (used > kCapacity) raise(ErrorCode::out_of_memory, "the page tables of a step exceed {} entries; lower --max-running-requests", kCapacity);
-    return at;
-  };
-  const auto on_device = [&](const int32_t* host) { return static_cast<const int32_t*>(device_tables_.get()) + (host - host_tables_); };
-  int32_t *ids = take(size.rows), *positions = take(size.rows), *logit_rows = take(size.logit_rows);
-  std::fill(std::copy(plan.ids.begin(), plan.ids.end(), ids), ids + size.rows, 0);
-  std::fill_n(positions, size.rows, 0);
-  std::fill(std::copy(plan.logit_rows.begin(), plan.logit_rows.end(), logit_rows), logit_rows + size.logit_rows, 0);
-  int32_t* const last_visible = plan.last_visible.empty() ? nullptr : take(size.rows);
-  if (last_visible) std::fill(std::copy(plan.last_visible.begin(), plan.last_visible.end(), last_visible), last_visible + size.rows, 0);
-  tables_.last_visible = last_visible ? on_device(last_visible) : nullptr;
-  tables_.ids = on_device(ids);
-  tables_.positions = on_device(positions);
-  tables_.logit_rows = on_device(logit_rows);
-  int32_t* tiles_of[2];
-  int32_t* slots_of[2];
-  for (int i = 0; i < 2; ++i) {
-    slots_of[i] = take(size.rows);
-    tiles_of[i] = take(int64_t{*pools[i].tiles} * 4);
-    pools[i].tables->slots = on_device(slots_of[i]);
-    pools[i].tables->tiles = reinterpret_cast<const AttentionTile*>(on_device(tiles_of[i]));
-    pools[i].tables->num_tiles = *pools[i].tiles;
-    pools[i].tables->max_splits = *pools[i].splits;
-  }
-  // From here on offsets depend on the contexts; tiles say where their pages begin.
-  int32_t* const pages = host_tables_ + used;
-  const bool recorded = options_.record && size.program >= 0 && size.rows <= kRecordedRows;  // a record knows one kernel
-  for (int i = 0; i < 2; ++i) {
-    const Pool& pool = pools[i];
-    std::vector<SequenceTiles>& sequence_tiles = i == 0 ? full_tiles_ : sliding_tiles_;
-    std::vector<AttentionTile> wide_tiles;
-    std::vector<KeyTile> key_tiles;
-    sequence_tiles.clear();
-    pool.tables->pages = on_device(pages);
-    std::fill_n(slots_of[i], size.rows, -1);
-    auto* tile = reinterpret_cast<AttentionTile*>(tiles_of[i]);
-    auto* const last_tile = tile + *pool.tiles;
-    const int tile_rows = attention_tile_rows(pool.group, 1, size.long_tiles);
-    for (const PagedRows& s : pool.sequences) {
-      const int num_pages = (s.first_position + s.num_rows - 1) / kPageTokens + 1;
-      int32_t* const table = take(num_pages);
-      std::copy_n(s.pages.begin(), num_pages, table);
-      for (int r = 0; r < s.num_rows; ++r) {
-        const int position = s.first_position + r;
-        positions[s.first_row + r] = position;
-        slots_of[i][s.first_row + r] = table[position / kPageTokens] * kPageTokens + position % kPageTokens;
-      }
-      SequenceTiles& mine = sequence_tiles.emplace_back();
-      mine.first_tile = static_cast<int32_t>(tile - reinterpret_cast<AttentionTile*>(tiles_of[i]));
-      mine.num_tiles = (s.num_rows + tile_rows - 1) / tile_rows;
-      if (!recorded && s.num_rows >= options_.wide_attention_rows) {
-        mine.wide = cut_wide(s, pool.group, pool.window, pool.window > 0 ? plan.last_visible : std::span<const int32_t>(), static_cast<int32_t>(table - pages), wide_tiles, key_tiles);
-      }
-      for (int first = 0; first < s.num_rows; first += tile_rows) {
-        *tile++ = {s.first_row + first, std::min(tile_rows, s.num_rows - first), s.first_position + first, static_cast<int32_t>(table - pages)};
-      }
-    }
-    while (tile < last_tile) *tile++ = {rows, 0, 0, 0};
-    if (wide_tiles.empty()) {
-      sequence_tiles.clear();
-      continue;
-    }
-    auto* const wide_table = reinterpret_cast<AttentionTile*>(take(static_cast<int64_t>(wide_tiles.size()) * 4));
-    auto* const key_table = reinterpret_cast<KeyTile*>(take(static_cast<int64_t>(key_tiles.size()) * 2));
-    std::copy(wide_tiles.begin(), wide_tiles.end(), wide_table);
-    std::copy(key_tiles.begin(), key_tiles.end(), key_table);
-    pool.tables->wide_tiles = reinterpret_cast<const AttentionTile*>(on_device(reinterpret_cast<int32_t*>(wide_table)));
-    pool.tables->key_tiles = reinterpret_cast<const KeyTile*>(on_device(reinterpret_cast<int32_t*>(key_table)));
-  }
-  check(cudaMemcpyAsync(device_tables_.get(), host_tables_, static_cast<size_t>(used) * 4, cudaMemcpyHostToDevice, stream_), "tables of a step");
-  check(cudaEventRecord(tables_free_, stream_), "tables of a step");
-  return size;
-}
 }  // namespace
 
 std::unique_ptr<Backend> make_cuda_backend(const CudaBackendOptions& options) { return std::make_unique<CudaBackend>(options); }

@@ -16,6 +16,17 @@ struct Target {
   int64_t slice_stride = 0;
 };
 
+// What a kernel wants to know of a target.
+struct LinearPart {
+  const uint8_t* blocks;
+  const float* scales;
+  float* out;
+  int64_t slice_stride;
+  float factor;
+  int n, tiles;
+};
+inline LinearPart linear_part(const Target& t) { return {t.weight.blocks, t.weight.scales, t.out, t.slice_stride, t.weight.factor, t.weight.n, t.weight.tiles}; }
+
 // x [rows, k] bf16, multiplied by up to three weights of one format, k and number of slices in one launch.
 // x must be readable up to a multiple of the row tile (160 rows at most).
 struct LinearCall {

@@ -15,24 +15,16 @@ constexpr int kGroupThreads = kSegments * 32;
 constexpr int kTileSums = 128, kGroupSums = kSegments * 2 * kTileSums;  // of a tile and eight rows; of a pair's segments
 constexpr int kMostStages = 4, kBarrierBytes = 1024;
 
-struct Part {
-  const uint8_t* blocks;
-  const float* scales;
-  float* out;
-  int64_t slice_stride;
-  float factor;
-  int n, tiles;
-};
 struct Params {
   const __nv_bfloat16* x;
   __nv_bfloat16* gated;
-  Part parts[3];
+  LinearPart parts[3];
   int rows, k, units, slices, pairs;  // pairs of tiles: of all parts (gated: of one)
   int stages;                         // of a warp's ring
 };
 
 // Of pair `pair` of all parts: the part, and the pair's number in it.
-__device__ __forceinline__ const Part& find_part(const Params& p, int& pair) {
+__device__ __forceinline__ const LinearPart& find_part(const Params& p, int& pair) {
   int i = 0;
   while (pair >= p.parts[i].tiles / 2) pair -= p.parts[i++].tiles / 2;
   return p.parts[i];
@@ -72,7 +64,7 @@ struct Stream {
   __device__ const uint8_t* run_at() const {
     if (pair >= p.pairs || segment_units == 0) return nullptr;
     int number = pair;
-    const Part& part = kGated ? p.parts[half] : find_part(p, number);
+    const LinearPart& part = kGated ? p.parts[half] : find_part(p, number);
     return part.blocks + pair_offset(kFormat, slice, part.tiles, p.units, number) + int64_t{segment_first} * pair_unit_bytes(kFormat);
   }
 };
@@ -84,7 +76,7 @@ __global__ void __launch_bounds__(kGroups * kGroupThreads, 1) narrow(const __gri
   constexpr int kHalves = kGated ? 2 : 1, kUnitBytes = pair_unit_bytes(kFormat), kSteps = unit_steps(kFormat);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / kSegments, segment = warp % kSegments;
   const int slice = blockIdx.x % p.slices, slice_ctas = (gridDim.x - slice + p.slices - 1) / p.slices;
-  const int first_pair = (blockIdx.x / p.slices) * kGroups + group, pair_stride = slice_ctas * kGroups;
+  const int first_pair = group * slice_ctas + blockIdx.x / p.slices, pair_stride = slice_ctas * kGroups;  // neighbouring pairs on different multiprocessors
   const int segment_first = segment_begin(p.units, segment), segment_last = segment_begin(p.units, segment + 1);
 
   uint64_t* const barriers = reinterpret_cast<uint64_t*>(shared) + warp * kMostStages;
@@ -122,7 +114,7 @@ __global__ void __launch_bounds__(kGroups * kGroupThreads, 1) narrow(const __gri
   int stage = 0, parity = 0;
   for (int index = first_pair; index < p.pairs; index += pair_stride) {
     int pair = index;
-    const Part& own = kGated ? p.parts[0] : find_part(p, pair);
+    const LinearPart& own = kGated ? p.parts[0] : find_part(p, pair);
     float gate = 0.0f;
 #pragma unroll 1
     for (int half = 0; half < kHalves; ++half) {
@@ -218,9 +210,8 @@ void linear_narrow(const LinearCall& call, cudaStream_t stream) {
   Params p{.x = static_cast<const __nv_bfloat16*>(call.x), .gated = static_cast<__nv_bfloat16*>(call.gated), .parts = {}, .rows = call.rows,
            .k = first.k, .units = first.units, .slices = first.slices, .pairs = 0, .stages = 0};
   for (int i = 0; i < call.num_targets; ++i) {
-    const Target& t = call.targets[i];
-    p.parts[i] = {t.weight.blocks, t.weight.scales, t.out, t.slice_stride, t.weight.factor, t.weight.n, t.weight.tiles};
-    p.pairs += t.weight.tiles / 2;
+    p.parts[i] = linear_part(call.targets[i]);
+    p.pairs += p.parts[i].tiles / 2;
   }
   if (call.gated) p.pairs = first.tiles / 2;
   switch (first.format) {

@@ -31,17 +31,9 @@ struct Layout {
   static_assert(kStages >= 2 && kWeightBytes % 1024 == 0 && kRows * 128 % 1024 == 0);
 };
 
-struct Part {
-  const uint8_t* blocks;
-  const float* scales;
-  float* out;
-  int64_t slice_stride;
-  float factor;
-  int n, tiles;
-};
 struct Params {
   __nv_bfloat16* gated;
-  Part parts[3];
+  LinearPart parts[3];
   int num_parts, rows, units, slices;
 };
 
@@ -109,7 +101,7 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows>::kThreads), (Layout<kF
   if constexpr (!kGated) {
     while (block >= (p.parts[part_index].tiles + kCtaTiles - 1) / kCtaTiles) block -= (p.parts[part_index++].tiles + kCtaTiles - 1) / kCtaTiles;
   }
-  const auto part_of = [&](int slot) -> const Part& { return p.parts[kGated ? slot / (kCtaTiles / 2) : part_index]; };
+  const auto part_of = [&](int slot) -> const LinearPart& { return p.parts[kGated ? slot / (kCtaTiles / 2) : part_index]; };
   const auto tile_of = [&](int slot) { return kGated ? block * (kCtaTiles / 2) + slot % (kCtaTiles / 2) : block * kCtaTiles + slot; };
   // Which units: of segments [kOwn * rank, kOwn * (rank + 1)).
   constexpr int kOwn = kSegments / kSplit;
@@ -172,7 +164,7 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows>::kThreads), (Layout<kF
       float unit_sum[kRows / 2];
 #pragma unroll
       for (int i = 0; i < kRows / 2; ++i) unit_sum[i] = 0.0f;
-      const Part& part = part_of(warp);
+      const LinearPart& part = part_of(warp);
       const float* scales = part.scales + int64_t{min(tile_of(warp), part.tiles - 1) / (128 / kTileOutputs)} * (p.slices * p.units) + slice * p.units;
       int segment = kOwn * rank, segment_last = unit_first;
       if (num_units > 0) {
@@ -241,7 +233,7 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows>::kThreads), (Layout<kF
     }
 
     const int g = lane / 4, t = lane % 4, rows = min(kRows, p.rows - first_row);
-    const Part& part = part_of(warp);
+    const LinearPart& part = part_of(warp);
     const int column = tile_of(warp) * kTileOutputs + g;
     if constexpr (kSplit > 1) {
       static_assert(kOwn == 2 && !kGated && L::kStages * L::kStageBytes >= kRows * kConsumers * 4 && kRows / 2 % kSplit == 0);
@@ -335,10 +327,7 @@ int wide_row_tile(WeightFormat format, int rows) {
 void linear_wide(const LinearCall& call, const void* x_map, cudaStream_t stream) {
   const PackedWeight& first = call.targets[0].weight;
   Params p{.gated = static_cast<__nv_bfloat16*>(call.gated), .parts = {}, .num_parts = call.num_targets, .rows = call.rows, .units = first.units, .slices = first.slices};
-  for (int i = 0; i < call.num_targets; ++i) {
-    const Target& t = call.targets[i];
-    p.parts[i] = {t.weight.blocks, t.weight.scales, t.out, t.slice_stride, t.weight.factor, t.weight.n, t.weight.tiles};
-  }
+  for (int i = 0; i < call.num_targets; ++i) p.parts[i] = linear_part(call.targets[i]);
   const CUtensorMap& map = *static_cast<const CUtensorMap*>(x_map);
   const int row_tile = wide_row_tile(first.format, call.rows);
   switch (first.format) {
