@@ -3,7 +3,7 @@
 #   docker build -t nibble .                              CPU
 #   docker build -t nibble:cuda --target cuda .           Hopper GPUs; needs no CUDA libraries, only the driver that the runtime brings
 #   docker build -t nibble-router --target router .       sglang-router, in front of several replicas (docs/guide/replicas.md)
-#   --build-arg FFMPEG=1                                  also reads sound and video (about 400 MB more)
+#   --build-arg FFMPEG=1                                  also reads sound and video (about 210 MB more)
 #
 #   docker run --rm -p 30000:30000 nibble
 #   docker run --rm --gpus all -p 30000:30000 -v ~/.cache/huggingface:/cache:ro nibble:cuda serve --model-path ORG/NAME --host 0.0.0.0

@@ -39,8 +39,10 @@ def main():
     tag = f"py3-none-manylinux_{major}_{minor}_{platform.machine()}"
     info = f"nibble-{version}.dist-info"
     files = {}  # name in the wheel: bytes, executable
+    # Wheels have no links: a library goes in once, under the name that the loader asks for.
+    linked = {path.resolve() for path in a.tree.rglob("*") if path.is_symlink()}
     for path in sorted(a.tree.rglob("*")):
-        if not path.is_file():
+        if not path.is_file() or not path.is_symlink() and path.resolve() in linked:
             continue
         name = path.relative_to(a.tree).as_posix()
         place = "scripts/nibble" if name == "bin/nibble" else "data/" + name
