@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/engine_log.h"
 #include "engine/scheduler.h"
 
 namespace nibble {
@@ -25,7 +26,8 @@ SpeculationOptions speculation_options(const EngineOptions& options) {
   return out;
 }
 
-double share(int32_t used, int32_t total) { return total > 0 ? static_cast<double>(used) / total : 0.0; }
+// Steps that fail one after the other, none for want of memory, until nothing better is expected of the next.
+constexpr int kMaxFailedSteps = 5;
 }  // namespace
 
 struct Engine::Impl {
@@ -50,7 +52,6 @@ struct Engine::Impl {
   std::vector<Going> going;
   DraftController controller;
   double forced = 0;  // drafts owed by a forced acceptance length
-  DraftCounts log_speculation;
 
   // What other threads hand over, under `mutex`.
   struct Cancel {
@@ -69,20 +70,27 @@ struct Engine::Impl {
   std::unordered_map<std::string, uint64_t> live;  // handles by id of requests not yet finished
   uint64_t last_handle = 0;
   int32_t num_queued = 0;                // requests that wait, arrivals included
-  bool stopping = false, refusing = false, busy = false, flush_wanted = false, flush_done = false;
+  bool stopping = false, refusing = false, failed = false, busy = false, flush_wanted = false, flush_done = false;
   EngineStats published;
 
   // The engine thread's own.
   EngineStats counts;
-  double log_since = monotonic_seconds();
-  int64_t log_tokens = 0, log_steps = 0;
+  EngineLog log;
+  int num_failed_steps = 0;  // in a row
   std::thread thread;
 
-  Impl(ForwardModel& m, EngineOptions o) : model(m), options(std::move(o)), scheduler(m.kv_geometry(), scheduler_options(m, options)), controller(speculation_options(options)) {
+  Impl(ForwardModel& m, EngineOptions o) : model(m), options(std::move(o)), scheduler(m.kv_geometry(), scheduler_options(m, options)), controller(speculation_options(options)),
+        log(options.decode_log_interval, m.kv_geometry().page_tokens) {
     counts.max_drafts = counts.num_drafts = speculation_options(options).max_drafts;
     counts.max_running = options.max_running_requests;
     publish();
-    thread = std::thread([this] { loop(); });
+    thread = std::thread([this] {
+      try {
+        loop();
+      } catch (const std::exception& error) {
+        give_up(error.what());
+      }
+    });
   }
 
   ~Impl() {
@@ -144,9 +152,31 @@ struct Engine::Impl {
           return;
         }
       }
-      step();
+      if (!step()) return;
       publish();
     }
+  }
+
+  // Nothing can be computed any more: all that was asked for ends with an error, all that will be is refused.
+  void give_up(const std::string& why) {
+    log_error("the engine has failed and computes nothing any more: {}", why);
+    std::vector<Arrival> unheard;
+    {
+      const std::lock_guard lock(mutex);
+      refusing = failed = true;
+      unheard.swap(arrivals);
+    }
+    const auto error = [] { return Error(ErrorCode::internal, "the engine has failed; the server ends"); };
+    for (Sequence* s : scheduler.all()) end_with_error(*s, error());
+    for (const Arrival& arrival : unheard) {
+      if (arrival.request->on_token) arrival.request->on_token({.choice = 0, .id = -1, .logprob = 0, .top = {}, .finish = FinishReason::abort, .error = error(), .cached_tokens = 0});
+    }
+    publish();
+    if (options.on_failure) options.on_failure(why);
+    const std::lock_guard lock(mutex);
+    live.clear();
+    busy = flush_wanted = false;
+    idle.notify_all();
   }
 
   void apply(const Cancel& cancel) {
@@ -177,12 +207,13 @@ struct Engine::Impl {
     scheduler.remove(sequence, keep_prefix);
   }
 
-  void step() {
+  // False: it was the last one.
+  bool step() {
     const double began = monotonic_seconds();
     const std::vector<PlannedRows> plan = scheduler.plan();
     if (plan.empty()) {
       refuse_what_cannot_run();
-      return;
+      return true;
     }
     std::vector<int32_t> ids, logit_rows;
     std::vector<SequenceSlice> slices;
@@ -213,11 +244,20 @@ struct Engine::Impl {
       if (kept) rank_kept(plan);
     } catch (const std::exception& error) {
       log_error("a forward step failed: {}", error.what());
+      const auto* known = dynamic_cast<const Error*>(&error);
+      const bool no_memory = (known && known->code == ErrorCode::out_of_memory) || dynamic_cast<const std::bad_alloc*>(&error);
+      num_failed_steps = no_memory ? 0 : num_failed_steps + 1;
+      if (model.is_lost() || num_failed_steps >= kMaxFailedSteps) {
+        give_up(error.what());
+        return false;
+      }
       for (const PlannedRows& p : plan) end_with_error(*p.sequence, Error(ErrorCode::internal, "the model failed to compute this step"));
-      return;
+      return true;
     }
+    num_failed_steps = 0;
     ++counts.steps;
-    log_plan(plan);
+    fill_usage(counts);
+    log.step(plan, counts, controller_is_on() ? controller.current() : -1);
     going.clear();
     size_t row = 0;
     for (const PlannedRows& p : plan) {
@@ -238,6 +278,7 @@ struct Engine::Impl {
       if (decoding) controller.observe_step(static_cast<int32_t>(ids.size()), monotonic_seconds() - began);
       draft();
     }
+    return true;
   }
 
   bool controller_is_on() const { return options.drafter && options.speculation.max_drafts > 0; }
@@ -265,7 +306,7 @@ struct Engine::Impl {
   void finish_round(Sequence& s, DraftRound round) {
     if (round.drafted == 0) return;
     counts.speculation.add(round);
-    log_speculation.add(round);
+    log.count_round(round);
     controller.observe(round, s.draft_rate);
   }
 
@@ -463,7 +504,7 @@ struct Engine::Impl {
     }
     if (s.num_output() == 0 && s.choice == 0) counts.cached_tokens += s.cached_tokens;
     ++counts.generated_tokens;
-    ++log_tokens;
+    log.count_token();
     if (GrammarMatcher* matcher = matcher_of(s); matcher && !matcher->accept(sampled->id) && round.forced < 0) {  // a forced acceptance takes what comes
       end_with_error(s, Error(ErrorCode::internal, "the grammar refused a token that it had allowed"));
       return false;
@@ -510,39 +551,6 @@ struct Engine::Impl {
     num_queued = scheduler.num_waiting();
     published = counts;
   }
-
-  void log_plan(const std::vector<PlannedRows>& plan) {
-    fill_usage(counts);
-    int32_t sequences = 0, tokens = 0, cached = 0;
-    for (const PlannedRows& p : plan) {
-      if (p.sequence->remaining() == 1 && p.sequence->num_output() > 0) continue;
-      ++sequences;
-      tokens += p.num_rows;
-      if (p.sequence->computed == p.sequence->cached_tokens) cached += p.sequence->cached_tokens;
-    }
-    const double now = monotonic_seconds();
-    const double full_usage = share(counts.full_pages_used, counts.full_pages_total), sliding_usage = share(counts.sliding_pages_used, counts.sliding_pages_total);
-    if (sequences > 0) {
-      log_info("Prefill batch, #new-seq: {}, #new-token: {}, #cached-token: {}, full token usage: {:.2f}, swa token usage: {:.2f}, #running-req: {}, #queue-req: {}, "
-               "cuda graph: False, input throughput (token/s): {:.2f}",
-               sequences, tokens, cached, full_usage, sliding_usage, counts.running, counts.queued, tokens / std::max(1e-6, now - counts.last_progress_seconds));
-    }
-    if (options.decode_log_interval > 0 && ++log_steps >= options.decode_log_interval) {
-      counts.generation_throughput = static_cast<double>(log_tokens) / std::max(1e-6, now - log_since);
-      const int32_t page_tokens = model.kv_geometry().page_tokens;
-      log_info("Decode batch, #running-req: {}, #full token: {}, full token usage: {:.2f}, #swa token: {}, swa token usage: {:.2f}, cuda graph: False, "
-               "gen throughput (token/s): {:.2f}, #queue-req: {}",
-               counts.running, counts.full_pages_used * page_tokens, full_usage, counts.sliding_pages_used * page_tokens, sliding_usage, counts.generation_throughput, counts.queued);
-      if (controller_is_on()) {
-        log_info("Speculation, accept len: {:.2f}, accept rate: {:.2f}, rounds: {}, drafts per round: {}", log_speculation.acceptance_length(), log_speculation.acceptance_rate(),
-                 log_speculation.rounds, controller.current());
-        log_speculation = {};
-      }
-      log_steps = 0;
-      log_tokens = 0;
-      log_since = now;
-    }
-  }
 };
 
 Engine::Engine(ForwardModel& model, EngineOptions options) : impl_(std::make_unique<Impl>(model, std::move(options))) {}
@@ -567,6 +575,7 @@ Result<uint64_t> Engine::submit(std::unique_ptr<Request> request) {
   uint64_t handle = 0;
   {
     const std::lock_guard lock(impl_->mutex);
+    if (impl_->failed) return fail(ErrorCode::unavailable, "the engine has failed; the server ends");
     if (impl_->refusing) return fail(ErrorCode::unavailable, "the server is shutting down");
     if (impl_->num_queued >= impl_->options.max_queued_requests) {
       return fail(ErrorCode::unavailable, "the queue is full ({} requests wait); try again later", impl_->num_queued);
@@ -610,7 +619,7 @@ void Engine::cancel_all() {
 
 bool Engine::flush_cache() {
   std::unique_lock lock(impl_->mutex);
-  if (impl_->busy) return false;
+  if (impl_->busy || impl_->failed) return false;
   impl_->flush_wanted = true;
   impl_->flush_done = false;
   impl_->wake.notify_one();
@@ -627,6 +636,7 @@ bool Engine::drain(double timeout_seconds) {
 EngineStats Engine::stats() const {
   const std::lock_guard lock(impl_->mutex);
   EngineStats stats = impl_->published;
+  stats.failed = impl_->failed;
   stats.queued = std::max(stats.queued, impl_->num_queued);
   return stats;
 }

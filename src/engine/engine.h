@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -24,6 +25,8 @@ struct EngineOptions {
   DraftModel* drafter = nullptr;           // guesses tokens ahead, for the same model; outlives the engine
   SpeculationOptions speculation;
   int32_t decode_log_interval = 40;        // steps between two log lines; 0: none
+  // No step can be computed any more: the device is lost, or step after step fails. By then everything has ended with an error. Called once, on the engine's thread.
+  std::function<void(const std::string& why)> on_failure;
 };
 
 // A consistent snapshot, cheap to take from any thread.
@@ -37,6 +40,7 @@ struct EngineStats {
   int32_t max_drafts = 0, num_drafts = 0;  // most drafts a round; those of the present round
   double generation_throughput = 0;        // tokens/s over the last log interval
   bool busy = false;                       // a step is due or under way
+  bool failed = false;                     // for good
   double last_progress_seconds = 0;        // monotonic time of the last finished step, or of the last look at an empty queue
 };
 

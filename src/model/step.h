@@ -59,6 +59,8 @@ class ForwardModel {
   virtual bool takes_audio() const { return false; }
   // logits: [logit_rows.size(), vocab_size] f32 on the host, after the final softcap. Writes the K and V of every row into its pages.
   virtual void forward(const Step& step, float* logits) = 0;
+  // Asked after a step that failed: whether every later one will, too.
+  virtual bool is_lost() { return false; }
 
   // A model on a device may keep the logits of a step there, of at most so many rows. forward(step, nullptr) then leaves them until the next step, and
   // candidates() and read_logits() tell what is wanted of them: most steps need a few numbers a row, not the vocabulary.

@@ -21,11 +21,11 @@ Json model_json(const std::string& name, int32_t context_length) {
 
 void Api::Impl::look_up(const std::string& path, const ExchangePtr& exchange) {
   if (path == "/") return exchange->respond(text_response(200, fmt::format("nibble {} serves {}\n", options.version, options.served_names.front())));
-  if (path == "/ready" || path == "/ping") return exchange->respond(text_response(phase == ApiPhase::ready ? 200 : 503, ""));
+  if (path == "/ready" || path == "/ping") return exchange->respond(text_response(phase == ApiPhase::ready && !engine.stats().failed ? 200 : 503, ""));
   if (path == "/health") {
     const EngineStats s = engine.stats();
     const bool is_stuck = s.busy && monotonic_seconds() - s.last_progress_seconds > options.stuck_seconds;
-    return exchange->respond(text_response(phase == ApiPhase::ready && !is_stuck ? 200 : 503, ""));
+    return exchange->respond(text_response(phase == ApiPhase::ready && !is_stuck && !s.failed ? 200 : 503, ""));
   }
   if (path == "/metrics" && !metrics.enabled()) return exchange->respond(error_response(404, "metrics are off (--disable-metrics)", "", "not_found"));
   if (path == "/metrics") return exchange->respond({.status = 200, .body = metrics.render(engine.stats(), options.served_names.front()), .content_type = "text/plain; version=0.0.4", .headers = {}});
