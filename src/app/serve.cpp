@@ -10,9 +10,12 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <thread>
 
+#include "app/crash_dump.h"
+#include "app/fault.h"
 #include "app/local_server.h"
 #include "app/model_loader.h"
 #include "app/serve_flags.h"
@@ -30,6 +33,9 @@
 namespace nibble {
 namespace {
 constexpr double kLastStepSeconds = 20, kLastBytesSeconds = 5;  // at the end of a shutdown
+constexpr double kLastErrorsSeconds = 3;                        // after a failure: for the errors to reach their clients
+constexpr int kEngineFailed = -1;                               // in place of a signal
+constexpr int kFailedStatus = 1;
 
 LogLevel level_of(const std::string& name) {
   if (name == "debug") return LogLevel::debug;
@@ -119,7 +125,7 @@ MetricsOptions metrics_options(const ServeFlags& flags) {
   return out;
 }
 
-ApiOptions api_options(const ServeFlags& flags, const LoadedModel& loaded, const Tokenizer& tokenizer, uint64_t seed) {
+ApiOptions api_options(const ServeFlags& flags, const LoadedModel& loaded, const Tokenizer& tokenizer, uint64_t seed, RecentRequests* recent) {
   ApiOptions options = api_options_of(loaded, tokenizer);
   const std::string names = flags.text("served-model-name");
   options.served_names = split_names(names.empty() ? flags.text("model-path") : names);
@@ -147,7 +153,7 @@ ApiOptions api_options(const ServeFlags& flags, const LoadedModel& loaded, const
   options.metrics = metrics_options(flags);
   options.repetition_guard = flags.flag("repetition-guard");
   options.request_log = {.enabled = flags.flag("log-requests"), .level = static_cast<int>(flags.integer("log-requests-level")), .json = flags.text("log-requests-format") == "json",
-                         .targets = split_names(flags.text("log-requests-target"))};
+                         .targets = split_names(flags.text("log-requests-target")), .recent = recent};
   nlohmann::json info = nlohmann::json::object();
   for (const auto& [name, value] : flags.values) {
     std::string key = name;
@@ -237,7 +243,17 @@ int run(const ServeFlags& flags) {
     std::_Exit(128 + taken);
   }).detach();
 
+  const std::string dump_folder = flags.text("crash-dump-folder");
+  std::optional<CrashDump> crash_dump;
+  if (!dump_folder.empty()) crash_dump.emplace(dump_folder, kVersion);
+  const auto dump = [&](const std::string& reason) {
+    if (const std::string path = crash_dump ? crash_dump->write(reason) : ""; !path.empty()) log_error("the requests of the last minutes are in {}", path);
+  };
+
   const auto loaded = load_model(model_flags(flags));
+  const Fault fault = parse_fault(flags.text("inject-fault"));
+  std::unique_ptr<ForwardModel> faulty;
+  if (fault.kind != Fault::Kind::none) faulty = with_fault(*loaded->model, fault);
   const Tokenizer tokenizer = Tokenizer::load(loaded->tokenizer_folder);
   auto chat_template = ChatTemplate::load({loaded->tokenizer_folder, flags.text("chat-template"), flags.text("hf-chat-template-name")});
   if (!chat_template && chat_template.error().code != ErrorCode::not_found) throw chat_template.error();
@@ -245,18 +261,30 @@ int run(const ServeFlags& flags) {
 
   const uint64_t seed = flags.text("random-seed").empty() ? uint64_t{std::random_device{}()} << 32 | std::random_device{}() : static_cast<uint64_t>(flags.integer("random-seed"));
   log_info("random seed {}", seed);
-  Engine engine(*loaded->model, loaded->engine_options({.max_running_requests = static_cast<int32_t>(flags.integer("max-running-requests")), .max_queued_requests = static_cast<int32_t>(flags.integer("max-queued-requests")),
+  Engine engine(faulty ? *faulty : *loaded->model, loaded->engine_options({.max_running_requests = static_cast<int32_t>(flags.integer("max-running-requests")), .max_queued_requests = static_cast<int32_t>(flags.integer("max-queued-requests")),
                                  .chunked_prefill_tokens = static_cast<int32_t>(flags.integer("chunked-prefill-size")), .prefix_cache = !flags.flag("disable-radix-cache"),
                                  .schedule_policy = flags.text("schedule-policy"),
-                                 .decode_log_interval = static_cast<int32_t>(flags.integer("decode-log-interval"))}));
-  Api api(api_options(flags, *loaded, tokenizer, seed), engine, tokenizer, chat_template ? &*chat_template : nullptr);
-  const Watchdog watchdog(engine, flags.number("soft-watchdog-timeout"), flags.number("watchdog-timeout"));
+                                 .decode_log_interval = static_cast<int32_t>(flags.integer("decode-log-interval")),
+                                 .on_failure = [&](const std::string& why) {
+                                   dump(why);
+                                   signal = kEngineFailed;
+                                   signal.notify_all();
+                                 }}));
+  Api api(api_options(flags, *loaded, tokenizer, seed, crash_dump ? &crash_dump->requests() : nullptr), engine, tokenizer, chat_template ? &*chat_template : nullptr);
+  const Watchdog watchdog(engine, flags.number("soft-watchdog-timeout"), flags.number("watchdog-timeout"), dump);
   if (!flags.flag("skip-server-warmup")) warm_up(engine, *loaded);
+  if (signal == kEngineFailed) raise(ErrorCode::internal, "the engine failed at its first steps; the lines above say why");
   api.set_phase(ApiPhase::ready);
   serving = &api;
   log_info("The server is fired up and ready to roll!");
 
   signal.wait(0);
+  if (signal == kEngineFailed) {
+    api.set_phase(ApiPhase::draining);
+    server.drain(kLastErrorsSeconds);
+    log_error("the process ends with status {}: the engine has failed", kFailedStatus);
+    std::_Exit(kFailedStatus);  // what a lost device holds cannot be given back
+  }
   const int64_t delay = flags.integer("shutdown-delay"), timeout = flags.integer("shutdown-timeout");
   log_info("signal {}: finishing running requests, at most {} s", signal.load(), delay + timeout);
   api.set_phase(ApiPhase::leaving);
@@ -271,6 +299,7 @@ int run(const ServeFlags& flags) {
   if (!server.drain(kLastBytesSeconds)) log_warning("some replies were not read by their clients");
   server.stop();
   log_info("the server has ended");
+  if (engine.stats().failed) std::_Exit(kFailedStatus);
   return 0;
 }
 }  // namespace
@@ -288,6 +317,7 @@ int run_serve(std::span<const std::string> args, bool parse_only) {
   }
   try {
     model_flags(flags);
+    parse_fault(flags.text("inject-fault"));
   } catch (const Error& error) {
     problems.push_back("error: " + error.message);
   }

@@ -24,7 +24,7 @@ Parsed parse(std::vector<std::string> args) {
 // A value that a flag of that type takes, unlike any fallback.
 std::string sample(const Flag& flag) {
   static const std::map<std::string, std::string> kChoices{{"reasoning-parser", "none"}, {"tool-call-parser", "none"}, {"grammar-backend", "none"}, {"sampling-defaults", "openai"}, {"log-level", "error"}, {"log-level-http", "error"},
-                                                           {"log-format", "json"}, {"log-requests-format", "json"}, {"log-requests-level", "1"}, {"speculative-adaptive", "off"}, {"per-request-spec-decode-metrics", "summary"}, {"schedule-policy", "lpm"}};
+                                                           {"log-format", "json"}, {"log-requests-format", "json"}, {"log-requests-level", "1"}, {"speculative-adaptive", "off"}, {"per-request-spec-decode-metrics", "summary"}, {"schedule-policy", "lpm"}, {"inject-fault", "lost:3"}};
   if (const auto found = kChoices.find(flag.name); found != kChoices.end()) return found->second;
   switch (flag.type) {
     case Flag::Type::integer: return "17";

@@ -8,7 +8,7 @@
 #include "base/log.h"
 
 namespace nibble {
-Watchdog::Watchdog(const Engine& engine, double soft, double hard) : engine_(engine) {
+Watchdog::Watchdog(const Engine& engine, double soft, double hard, std::function<void(const std::string&)> before_end) : engine_(engine), before_end_(std::move(before_end)) {
   if (soft > 0 || hard > 0) thread_ = std::thread([this, soft, hard] { watch(soft, hard); });
 }
 
@@ -37,6 +37,7 @@ void Watchdog::watch(double soft, double hard) {
               s.sliding_pages_used, s.sliding_pages_total);
     if (!fatal) continue;
     log_error("the process ends with status {} (--watchdog-timeout {:g})", kExitStatus, hard);
+    if (before_end_) before_end_("a step did not end");
     std::_Exit(kExitStatus);
   }
 }

@@ -167,12 +167,12 @@ struct Engine::Impl {
       unheard.swap(arrivals);
     }
     const auto error = [] { return Error(ErrorCode::internal, "the engine has failed; the server ends"); };
+    if (options.on_failure) options.on_failure(why);
     for (Sequence* s : scheduler.all()) end_with_error(*s, error());
     for (const Arrival& arrival : unheard) {
       if (arrival.request->on_token) arrival.request->on_token({.choice = 0, .id = -1, .logprob = 0, .top = {}, .finish = FinishReason::abort, .error = error(), .cached_tokens = 0});
     }
     publish();
-    if (options.on_failure) options.on_failure(why);
     const std::lock_guard lock(mutex);
     live.clear();
     busy = flush_wanted = false;
@@ -504,6 +504,7 @@ struct Engine::Impl {
     }
     if (s.num_output() == 0 && s.choice == 0) counts.cached_tokens += s.cached_tokens;
     ++counts.generated_tokens;
+    counts.last_token_seconds = monotonic_seconds();
     log.count_token();
     if (GrammarMatcher* matcher = matcher_of(s); matcher && !matcher->accept(sampled->id) && round.forced < 0) {  // a forced acceptance takes what comes
       end_with_error(s, Error(ErrorCode::internal, "the grammar refused a token that it had allowed"));

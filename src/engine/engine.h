@@ -25,7 +25,7 @@ struct EngineOptions {
   DraftModel* drafter = nullptr;           // guesses tokens ahead, for the same model; outlives the engine
   SpeculationOptions speculation;
   int32_t decode_log_interval = 40;        // steps between two log lines; 0: none
-  // No step can be computed any more: the device is lost, or step after step fails. By then everything has ended with an error. Called once, on the engine's thread.
+  // No step can be computed any more: the device is lost, or step after step fails. Called once, on the engine's thread, before all that runs or waits ends with an error.
   std::function<void(const std::string& why)> on_failure;
 };
 
@@ -41,6 +41,7 @@ struct EngineStats {
   double generation_throughput = 0;        // tokens/s over the last log interval
   bool busy = false;                       // a step is due or under way
   bool failed = false;                     // for good
+  double last_token_seconds = 0;           // monotonic time of the newest token
   double last_progress_seconds = 0;        // monotonic time of the last finished step, or of the last look at an empty queue
 };
 

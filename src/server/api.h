@@ -45,7 +45,7 @@ struct ApiOptions {
   MetricsOptions metrics;
   RequestLogOptions request_log;
   MediaOptions media;
-  double stuck_seconds = 20;              // a step that takes longer makes /health fail
+  double stuck_seconds = 20;              // a step that takes longer makes /health fail, a token that does not come /health_generate
   uint64_t random_seed = 0;               // base of the seeds of requests without one
 };
 

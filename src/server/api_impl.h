@@ -43,6 +43,7 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
 
   void route(const HttpRequest& request, const ExchangePtr& exchange);
   void look_up(const std::string& path, const ExchangePtr& exchange);  // GET; api_info.cpp
+  void health_generate(const ExchangePtr& exchange);
   bool authorized(const HttpRequest& request, bool management) const;
 
   // Runs `work`; what it throws becomes the response.

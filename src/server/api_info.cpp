@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <mutex>
 #include <nlohmann/json.hpp>
 
 #include "base/clock.h"
@@ -14,10 +15,48 @@ namespace {
 HttpResponse json_response(const Json& body) { return {.status = 200, .body = dump(body), .content_type = "application/json", .headers = {}}; }
 HttpResponse text_response(int status, std::string text) { return {.status = status, .body = std::move(text), .content_type = "text/plain; charset=utf-8", .headers = {}}; }
 
+// For two threads that race to answer; lets the exchange go with the first.
+class AnswerOnce {
+ public:
+  explicit AnswerOnce(ExchangePtr exchange) : exchange_(std::move(exchange)) {}
+  bool answer(int status) {
+    ExchangePtr waiting;
+    {
+      const std::lock_guard lock(mutex_);
+      waiting.swap(exchange_);
+    }
+    if (waiting) waiting->respond(text_response(status, ""));
+    return waiting != nullptr;
+  }
+
+ private:
+  std::mutex mutex_;
+  ExchangePtr exchange_;
+};
+
 Json model_json(const std::string& name, int32_t context_length) {
   return {{"id", name}, {"object", "model"}, {"created", unix_seconds()}, {"owned_by", "nibble"}, {"root", name}, {"parent", nullptr}, {"max_model_len", context_length}};
 }
 }  // namespace
+
+// 200 once a token has been made, or when one was just now; 503 when none comes in time.
+void Api::Impl::health_generate(const ExchangePtr& exchange) {
+  constexpr double kRecent = 1;
+  if (phase != ApiPhase::ready) return exchange->respond(text_response(503, ""));
+  if (const EngineStats s = engine.stats(); !s.failed && s.last_token_seconds > 0 && monotonic_seconds() - s.last_token_seconds < kRecent) return exchange->respond(text_response(200, ""));
+  auto probe = std::make_unique<Request>();
+  probe->id = "health-" + random_hex(16);
+  probe->prompt = {options.bos_token_id};
+  probe->max_tokens = 1;
+  probe->sampling.temperature = 0;
+  const auto once = std::make_shared<AnswerOnce>(exchange);
+  probe->on_token = [once](TokenEvent&& event) { once->answer(event.finish == FinishReason::abort ? 503 : 200); };
+  const auto handle = engine.submit(std::move(probe));
+  if (!handle) return static_cast<void>(once->answer(503));
+  exchange->post_later(options.stuck_seconds, [self = shared_from_this(), once, handle = *handle] {
+    if (once->answer(503)) self->engine.cancel(handle, /*silent=*/true);
+  });
+}
 
 void Api::Impl::look_up(const std::string& path, const ExchangePtr& exchange) {
   if (path == "/") return exchange->respond(text_response(200, fmt::format("nibble {} serves {}\n", options.version, options.served_names.front())));
@@ -45,16 +84,7 @@ void Api::Impl::look_up(const std::string& path, const ExchangePtr& exchange) {
     }
     return exchange->respond(json_response({{"object", "list"}, {"data", list}}));
   }
-  if (path == "/health_generate") {
-    auto probe = std::make_unique<Request>();
-    probe->id = "health-" + random_hex(16);
-    probe->prompt = {options.bos_token_id};
-    probe->max_tokens = 1;
-    probe->sampling.temperature = 0;
-    probe->on_token = [exchange](TokenEvent&& event) { exchange->respond(text_response(event.finish == FinishReason::abort ? 503 : 200, "")); };
-    if (phase != ApiPhase::ready || !engine.submit(std::move(probe))) exchange->respond(text_response(503, ""));
-    return;
-  }
+  if (path == "/health_generate") return health_generate(exchange);
   if (path == "/server_info" || path == "/get_server_info") {
     const EngineStats s = engine.stats();
     Json info = options.server_info.empty() ? Json::object() : Json::parse(options.server_info);

@@ -15,6 +15,7 @@ class ForwardingExchange : public Exchange {
   void finish() override { inner_->finish(); }
   void on_disconnect(std::function<void()> callback) override { inner_->on_disconnect(std::move(callback)); }
   void post(std::function<void()> work) override { inner_->post(std::move(work)); }
+  void post_later(double seconds, std::function<void()> work) override { inner_->post_later(seconds, std::move(work)); }
 
  private:
   ExchangePtr inner_;

@@ -41,6 +41,7 @@ class Exchange {
   virtual void finish() = 0;
   virtual void on_disconnect(std::function<void()> callback) = 0;  // called at most once
   virtual void post(std::function<void()> work) = 0;               // runs on the connection's own thread, in order
+  virtual void post_later(double /*seconds*/, std::function<void()> /*work*/) {}  // the same after a time, unless the exchange is gone by then; never where nobody has a clock
 };
 
 using ExchangePtr = std::shared_ptr<Exchange>;

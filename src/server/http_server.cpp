@@ -71,6 +71,12 @@ class Outbox final : public Exchange, public std::enable_shared_from_this<Outbox
   void post(std::function<void()> work) override {
     asio::post(executor_, [self = shared_from_this(), work = std::move(work)] { work(); });
   }
+  void post_later(double seconds, std::function<void()> work) override {
+    const auto timer = std::make_shared<asio::steady_timer>(executor_, std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds)));
+    timer->async_wait([timer, alive = weak_from_this(), work = std::move(work)](boost::system::error_code error) {
+      if (const auto self = alive.lock(); self && !error) work();
+    });
+  }
 
   // ---- for the coroutine ----
 

@@ -120,7 +120,7 @@ class FollowedExchange final : public ForwardingExchange {
     line_["stream"] = stream_;
     line_["seconds"] = monotonic_seconds() - began_;
     if (stream_ && log_.level() >= 2) line_["out"] = {{"text", log_.level() >= 3 ? text_ : shortened(text_)}};
-    log_.write("Finish", std::move(line_));
+    log_.finished(std::move(line_));
   }
 
   RequestLog& log_;
@@ -144,15 +144,34 @@ RequestLog::RequestLog(RequestLogOptions options) : options_(std::move(options))
 RequestLog::~RequestLog() = default;
 
 void RequestLog::received(const HttpRequest& request, const Json& body) {
-  write("Receive", {{"event", "request.received"}, {"rid", request.id}, {"route", request.path}, {"peer", request.peer}, {"obj", shown_input(body, options_.level)}});
+  const auto line = [&](Json shown) { return Json{{"event", "request.received"}, {"rid", request.id}, {"route", request.path}, {"peer", request.peer}, {"obj", std::move(shown)}}; };
+  if (options_.recent) keep(line(request.body.size() > RecentRequests::kMaxLineBytes ? with_short_texts(body) : body));
+  if (options_.enabled) write("Receive", line(shown_input(body, options_.level)));
 }
 
 ExchangePtr RequestLog::follow(ExchangePtr inner, const HttpRequest& request) { return std::make_shared<FollowedExchange>(std::move(inner), *this, request); }
 
+void RequestLog::finished(Json line) {
+  if (options_.recent) {
+    Json kept = line;
+    kept.erase("out");
+    keep(std::move(kept));
+  }
+  if (options_.enabled) write("Finish", std::move(line));
+}
+
+namespace {
+std::string timed(const Json& line) {
+  Json out = {{"time", time_text("%Y-%m-%dT%H:%M:%SZ")}};
+  out.update(line);
+  return dump(out);
+}
+}  // namespace
+
+void RequestLog::keep(const Json& line) { options_.recent->add(timed(line)); }
+
 void RequestLog::write(const char* word, Json line) {
-  Json timed = {{"time", time_text("%Y-%m-%dT%H:%M:%SZ")}};
-  timed.update(line);
-  const std::string text = dump(timed);
+  const std::string text = timed(line);
   const std::lock_guard lock(mutex_);
   for (const std::string& target : options_.targets) {
     if (target == "stdout" && !options_.json) {

@@ -11,6 +11,7 @@
 
 #include "server/http.h"
 #include "server/json_body.h"
+#include "server/recent_requests.h"
 
 namespace nibble {
 struct RequestLogOptions {
@@ -18,6 +19,7 @@ struct RequestLogOptions {
   int level = 2;
   bool json = false;                   // else "Receive: ..." and "Finish: ..." as log lines
   std::vector<std::string> targets;    // "stdout" or folders, which get a file an hour; none: stdout
+  RecentRequests* recent = nullptr;    // gets every request too, at level 3 and without what was answered, `enabled` or not; outlives the log
 };
 
 class RequestLog {
@@ -25,15 +27,18 @@ class RequestLog {
   explicit RequestLog(RequestLogOptions options);  // raises unavailable: a folder cannot be written
   ~RequestLog();
 
-  bool enabled() const { return options_.enabled; }
-  int level() const { return options_.level; }
+  bool enabled() const { return options_.enabled || options_.recent; }
+  int level() const { return options_.enabled ? options_.level : 0; }
   void received(const HttpRequest& request, const Json& body);
   // Passes all on to `inner` and writes the request's last line when the reply is complete, or when the exchange is dropped without one.
   ExchangePtr follow(ExchangePtr inner, const HttpRequest& request);
 
-  void write(const char* word, Json line);  // for the exchanges
+  void finished(Json line);  // for the exchanges
 
  private:
+  void write(const char* word, Json line);
+  void keep(const Json& line);
+
   RequestLogOptions options_;
   std::mutex mutex_;
 };

@@ -98,6 +98,13 @@ class GatedModel final : public ForwardModel {
 
 class OneAnswer final : public Exchange {
  public:
+  explicit OneAnswer(std::vector<std::jthread>& later) : later_(later) {}
+  void post_later(double seconds, std::function<void()> work) override {
+    later_.emplace_back([seconds, work = std::move(work)] {
+      std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+      work();
+    });
+  }
   void respond(HttpResponse response) override {
     const std::lock_guard lock(mutex_);
     status_ = response.status;
@@ -118,6 +125,7 @@ class OneAnswer final : public Exchange {
   std::mutex mutex_;
   std::condition_variable answered_;
   int status_ = 0;
+  std::vector<std::jthread>& later_;
 };
 
 struct House {
@@ -125,6 +133,7 @@ struct House {
   GatedModel model{tokenizer.vocab_size()};
   Engine engine{model, EngineOptions{.decode_log_interval = 0}};
   Api api{options(), engine, tokenizer, nullptr};
+  std::vector<std::jthread> later;  // ends first
 
   static ApiOptions options() {
     ApiOptions o;
@@ -140,7 +149,7 @@ struct House {
     request.body = body;
     request.peer = "127.0.0.1";
     request.id = "test";
-    auto answer = std::make_shared<OneAnswer>();
+    auto answer = std::make_shared<OneAnswer>(later);
     api.handle(request, answer);
     return answer;
   }
@@ -160,6 +169,24 @@ TEST(Health, FailsWhileAStepDoesNotEndAndRecovers) {
   EXPECT_EQ(reply->status(), 200);
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
   EXPECT_EQ(house.ask("GET", "/health")->status(), 200);
+}
+
+TEST(Health, AProbeThatGeneratesIsAnsweredInTime) {
+  House house;
+  EXPECT_EQ(house.ask("GET", "/health_generate")->status(), 503);  // starting
+  house.api.set_phase(ApiPhase::ready);
+  EXPECT_EQ(house.ask("GET", "/health_generate")->status(), 200);
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));  // the step shows in the figures after its token
+  const auto steps = [&] { return house.engine.stats().steps; };
+  const auto before = steps();
+  EXPECT_EQ(house.ask("GET", "/health_generate")->status(), 200);  // there was a token just now
+  EXPECT_EQ(steps(), before);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+  house.model.set_open(false);
+  EXPECT_EQ(house.ask("GET", "/health_generate")->status(std::chrono::seconds(5)), 503);  // no token within stuck_seconds
+  house.model.set_open(true);
+  EXPECT_TRUE(house.engine.drain(5));
+  EXPECT_EQ(house.engine.stats().aborted, 1);
 }
 
 TEST(Health, FollowsThePhasesOfTheServer) {
