@@ -117,7 +117,7 @@ struct Engine::Impl {
           wake.wait_for(lock, std::chrono::seconds(5), [&] { return stopping || !arrivals.empty() || !cancels.empty() || flush_wanted; });
           published.last_progress_seconds = monotonic_seconds();
         }
-        published.busy = has_work || !arrivals.empty();
+        busy = published.busy = has_work || !arrivals.empty();  // also what came while this waited: a drain must not overlook it
         if (stopping) cancels.push_back({0, false});
         new_requests.swap(arrivals);
         new_cancels.swap(cancels);

@@ -209,5 +209,33 @@ TEST(EngineWithModel, LoadChunksCacheAndPreemptionDoNotChangeABit) {
     }
   }
 }
+// A model whose steps take their time.
+class SlowModel final : public ForwardModel {
+ public:
+  explicit SlowModel(PageHashModel& inner) : inner_(inner) {}
+  int32_t vocab_size() const override { return inner_.vocab_size(); }
+  const KvGeometry& kv_geometry() const override { return inner_.kv_geometry(); }
+  int32_t max_rows() const override { return inner_.max_rows(); }
+  void forward(const Step& step, float* logits) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    inner_.forward(step, logits);
+  }
+
+ private:
+  PageHashModel& inner_;
+};
+
+TEST(Engine, ADrainWaitsForTheFirstStepAfterIdleness) {
+  PageHashModel pages(64, 64, 40);
+  SlowModel model(pages);
+  Engine engine(model, {});
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // idle
+  Collector collector;
+  ASSERT_TRUE(engine.submit(collector.request("r", prompt_of(1, 5), 2, 1)).has_value());
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));  // in its first step
+  EXPECT_FALSE(engine.drain(0.02));
+  EXPECT_TRUE(engine.drain(5));
+  EXPECT_EQ(collector.reply("r").finish, FinishReason::length);
+}
 }  // namespace
 }  // namespace nibble
