@@ -14,7 +14,8 @@ namespace {
 using nlohmann::json;
 
 TEST(SamplerGoldens, EditsKeptSetAndDistributionAreTheReferences) {
-  for (const json& c : json::parse(read_file(test_data("serving/sampling.json")))["cases"]) {
+  const json goldens = json::parse(read_file(test_data("serving/sampling.json")));
+  for (const json& c : goldens["cases"]) {
     const json& params = c["params"];
     SamplingParams p;
     p.temperature = params.value("temperature", 1.0f);
