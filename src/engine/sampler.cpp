@@ -114,7 +114,9 @@ bool Sampler::keep(const SamplingParams& params, double log_sum) {
   const double p0 = std::exp(candidates_[0].x - log_sum);
   while (kept < candidates_.size()) {
     const double p = std::exp(candidates_[kept].x - log_sum);
-    if (kept > 0 && (before > params.top_p || p < params.min_p * p0 || p == 0.0)) break;
+    // The sum before a rank is a rounding error above 1 at times: a top_p of 1 keeps every rank.
+    const bool outside = params.top_p < 1.0f && before > params.top_p;
+    if (kept > 0 && (outside || p < params.min_p * p0 || p == 0.0)) break;
     before += p;
     ++kept;
   }

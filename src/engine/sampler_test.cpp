@@ -15,6 +15,7 @@ using nlohmann::json;
 
 TEST(SamplerGoldens, EditsKeptSetAndDistributionAreTheReferences) {
   const json goldens = json::parse(read_file(test_data("serving/sampling.json")));
+  ASSERT_FALSE(goldens["cases"].empty());
   for (const json& c : goldens["cases"]) {
     const json& params = c["params"];
     SamplingParams p;
