@@ -131,7 +131,8 @@ struct GrammarCompiler::Impl : std::enable_shared_from_this<GrammarCompiler::Imp
 
   Result<std::shared_ptr<const Grammar>> compiled(const Job& job) const {
     try {
-      xgrammar::GrammarCompiler compiler(*info, /*max_threads=*/1, /*cache_enabled=*/false);
+      const int threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 1, 8);  // the masks of an automaton's states are made side by side
+      xgrammar::GrammarCompiler compiler(*info, threads, /*cache_enabled=*/false);
       auto grammar = std::make_shared<Grammar>(std::make_unique<Grammar::Impl>(Grammar::Impl{compiler.CompileGrammar(job.ebnf, job.root)}));
       if (grammar->bytes() > limits.max_bytes) {
         return fail(ErrorCode::invalid_argument, "the grammar takes {} MiB, at most {} are allowed; use a smaller schema", grammar->bytes() >> 20, limits.max_bytes >> 20);

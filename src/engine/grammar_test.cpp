@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "base/test_paths.h"
@@ -38,6 +39,11 @@ bool accept_text(GrammarMatcher& matcher, const std::string& text) {
 std::shared_ptr<const Grammar> compiled(const std::string& ebnf) {
   static GrammarCompiler compiler(demo_tokenizer(), kStops);
   return value_or_raise(compiler.compile(ebnf));
+}
+
+std::shared_ptr<const Grammar> compiled_source(const GrammarSource& source) {
+  static GrammarCompiler compiler(demo_tokenizer(), kStops);
+  return value_or_raise(compiler.compile(source.ebnf, source.root));
 }
 
 const char* const kGrammars[] = {
@@ -87,6 +93,27 @@ TEST(GrammarMatcher, EndsWhereTheGrammarMayEnd) {
   EXPECT_FALSE(matcher.accept(1));
   matcher.rollback(static_cast<int32_t>(demo_tokenizer().encode("3-a", false).size()));
   EXPECT_TRUE(matcher.accept(1));
+}
+
+TEST(GrammarMatcher, StringsHaveExactlyTheLengthsTheyMayHave) {
+  const ReplyGrammars grammars(demo_tokenizer(), kStops, 0);
+  const std::vector<std::string> characters{"a", "\\n", "\u00e9", "\\\"", "Z"};  // each one character of the string, some of several tokens
+  for (const auto& [low, high] : std::vector<std::pair<int, int>>{{0, 0}, {0, 1}, {3, 3}, {0, 16}, {0, 32}, {0, 33}, {5, 40}, {16, 48}, {17, 49}, {31, 33}, {32, 64}, {40, 47}, {50, 50}, {0, 100}, {15, 95}, {20, -1}, {33, -1}}) {
+    std::string schema = "{\"type\": \"string\", \"minLength\": " + std::to_string(low);
+    schema += high < 0 ? "}" : ", \"maxLength\": " + std::to_string(high) + "}";
+    const GrammarSource source = grammars.json_schema(nlohmann::ordered_json::parse(schema), true, ThoughtFirst::none);
+    GrammarMatcher matcher(compiled_source(source), kStops);
+    ASSERT_TRUE(accept_text(matcher, "\"")) << schema;
+    for (int length = 0; length <= std::max(low, high) + 2; ++length) {
+      const int32_t quote = demo_tokenizer().encode("\"", false)[0];
+      const bool may_end = matcher.accept(quote);
+      if (may_end) matcher.rollback(1);
+      ASSERT_EQ(may_end, length >= low && (high < 0 || length <= high)) << schema << " after " << length;
+      const bool may_go_on = accept_text(matcher, characters[static_cast<size_t>(length) % characters.size()]);
+      ASSERT_EQ(may_go_on, high < 0 || length < high) << schema << " after " << length;
+      if (!may_go_on) break;
+    }
+  }
 }
 
 TEST(GrammarMatcher, ControlTokensAreNoTextAndTextIsNoControlToken) {

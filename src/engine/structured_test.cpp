@@ -144,6 +144,41 @@ TEST(Structured, RepliesKeepToTheirGrammarsAndAreTheSameBitsWithAnyGuesses) {
   }
 }
 
+// A thought that a budget closes, then the grammar; 2 opens a thought here and 3 closes it.
+TEST(Structured, ABudgetClosesTheThoughtAndTheGrammarFollows) {
+  const auto grammar = compiled({.ebnf = "root ::= Token(2) [a-z ]* Token(3) [A-C]{2,6} \"!\"", .root = "root", .left_out = {}});
+  for (const bool kept : {false, true}) {
+    for (uint32_t i = 0; i < 12; ++i) {
+      const int32_t budget = static_cast<int32_t>(i % 4) * 3 + 1;
+      const auto reply_with = [&](DraftModel* drafter, PageHashModel& model) {
+        KeepsLogits keeps(model);
+        EngineOptions options;
+        options.drafter = drafter;
+        options.speculation = {.max_drafts = drafter ? 5 : 0, .adaptive = false};
+        Engine engine(kept ? static_cast<ForwardModel&>(keeps) : model, options);
+        Collector collector;
+        auto request = request_of(collector, {grammar, prompt_of(i + 1, 12), i % 2 ? 1.5f : 0.0f, 20}, i);
+        request->thinking = {.max_tokens = budget, .open_id = 2, .close_id = 3, .starts_open = false};
+        request->sampling.logit_bias = {{3, -20.0f}};  // the model alone does not close
+        EXPECT_TRUE(engine.submit(std::move(request)).has_value());
+        EXPECT_TRUE(collector.wait_for(1));
+        return collector.reply(std::to_string(i));
+      };
+      PageHashModel model(256, 256, 48, 400);
+      const Reply plain = reply_with(nullptr, model);
+      const auto close = std::find(plain.ids.begin(), plain.ids.end(), 3);
+      ASSERT_EQ(close - plain.ids.begin(), budget) << "prompt " << i;  // the opening marker counts, the closing one does not
+      expect_kept_to({grammar, {}, 0, 1}, plain);
+      EXPECT_EQ(plain.finish, FinishReason::stop_token);
+      KnowingDrafter drafter(model, 3);
+      std::vector<int32_t> whole = prompt_of(i + 1, 12);
+      whole.insert(whole.end(), plain.ids.begin(), plain.ids.end());
+      drafter.learn(std::move(whole));
+      ASSERT_EQ(reply_with(&drafter, model), plain) << "prompt " << i << ", kept " << kept;
+    }
+  }
+}
+
 TEST(Structured, ChoicesFollowTheirOwnWays) {
   const std::vector<Case> all = cases();
   PageHashModel model(512, 512, 48);

@@ -11,6 +11,7 @@
 #include "text/number_grammar.h"
 #include "text/regex_grammar.h"
 #include "text/schema_merge.h"
+#include "text/string_grammar.h"
 
 namespace nibble {
 namespace {
@@ -374,7 +375,7 @@ class Converter {
       }
     }
     if (!limited) return any_string();
-    return quoted(ebnf_repeat(character(), low, high));
+    return quoted(limited_characters(rules_, options_.spelling, low, high));
   }
 
   Expr number(const std::string& type, const SchemaJson& schema, const std::string& place) {
