@@ -41,11 +41,11 @@ target_compile_options(nibble_options INTERFACE -ffp-contract=off)
 if(NIBBLE_SANITIZE)
   target_compile_options(nibble_options INTERFACE -fsanitize=${NIBBLE_SANITIZE} -fno-omit-frame-pointer -g1)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    # The checks put between the lines make g++ 12 doubt std::regex's own values.
-    target_compile_options(nibble_options INTERFACE -Wno-maybe-uninitialized)
     if(NIBBLE_SANITIZE MATCHES thread)
       target_compile_options(nibble_options INTERFACE -Wno-tsan)  # Boost's fences, which the sanitizer does not see
     endif()
+    # The checks put between the lines make g++ 12 doubt std::regex's own values.
+    target_compile_options(nibble_options INTERFACE -Wno-maybe-uninitialized)
   endif()
   target_link_options(nibble_options INTERFACE -fsanitize=${NIBBLE_SANITIZE})
 endif()
