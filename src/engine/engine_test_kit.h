@@ -148,9 +148,10 @@ class Collector {
     };
     return r;
   }
+  // With patience for sanitizers on a busy machine: whoever gives up leaves while the engine still calls.
   bool wait_for(int count) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(60), [&] { return finished_ >= count; });
+    return changed_.wait_for(lock, std::chrono::seconds(240), [&] { return finished_ >= count; });
   }
   std::vector<DraftRound> rounds(const std::string& id) {
     const std::lock_guard lock(mutex_);
