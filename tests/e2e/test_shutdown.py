@@ -34,7 +34,7 @@ class Stream(threading.Thread):
 
 
 def test_sigterm_lets_running_requests_finish():
-    s = Server()
+    s = Server("--shutdown-timeout", "120")  # no request is cut off, also in a program that sanitizers slow down
     streams = [Stream(s) for _ in range(4)]
     assert all(stream.first.wait(30) for stream in streams)
     idle = http.client.HTTPConnection("127.0.0.1", s.port, timeout=30)
