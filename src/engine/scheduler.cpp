@@ -13,20 +13,24 @@ constexpr int32_t kScoredChunk = 32;
 
 Scheduler::Scheduler(const KvGeometry& kv, const SchedulerOptions& options)
     : kv_(kv), options_(options), full_(kv.num_full_pages), sliding_(kv.num_sliding_pages), cache_(full_, sliding_, kv.page_tokens, kv.sliding_window) {
-  // A chunk and the window before it must fit the sliding pool at once.
-  const int32_t room = (kv.num_sliding_pages - 1) * kv.page_tokens - kv.sliding_window;
-  options_.prefill_tokens = std::max(1, std::min({options_.prefill_tokens, options_.max_rows, std::max(room, kv.page_tokens)}));
+  options_.prefill_tokens = std::max(1, std::min({options_.prefill_tokens, options_.max_rows, sliding_room()}));
 }
+
+// A chunk and the window before it must fit the sliding pool at once; where the window itself does not, no sequence grows beyond the pool.
+int32_t Scheduler::sliding_room() const {
+  const int32_t pool = sliding_.total() * kv_.page_tokens, room = pool - kv_.page_tokens - kv_.sliding_window;
+  return window_fits() ? std::max(room, kv_.page_tokens) : pool;
+}
+
+bool Scheduler::window_fits() const { return int64_t{sliding_.total()} * kv_.page_tokens >= int64_t{kv_.sliding_window} + 2 * kv_.page_tokens; }
 
 int32_t Scheduler::max_sequence_tokens() const {
   // Sliding layers hold the window and one chunk, whatever the length; a pool too small for that limits the whole sequence.
-  const bool window_fits = int64_t{sliding_.total()} * kv_.page_tokens >= int64_t{kv_.sliding_window} + 2 * kv_.page_tokens;
-  return (window_fits ? full_.total() : std::min(full_.total(), sliding_.total())) * kv_.page_tokens;
+  return (window_fits() ? full_.total() : std::min(full_.total(), sliding_.total())) * kv_.page_tokens;
 }
 
 int32_t Scheduler::max_picture_tokens() const {
-  const int32_t room = (kv_.num_sliding_pages - 1) * kv_.page_tokens - kv_.sliding_window;
-  return std::min(options_.max_rows, std::max(room, kv_.page_tokens));
+  return std::min(options_.max_rows, sliding_room());
 }
 
 void Scheduler::add(std::shared_ptr<RequestState> state) {

@@ -98,6 +98,8 @@ class Scheduler {
   int32_t max_sequence_tokens() const;
 
  private:
+  bool window_fits() const;      // into the sliding pool, with a page on either side
+  int32_t sliding_room() const;  // for a chunk beside the window
   using SequencePtr = std::unique_ptr<Sequence>;
   using SequenceList = std::list<SequencePtr>;
 

@@ -37,8 +37,8 @@ struct Sequences {
     pages[2][0] = long_pages + 19;
   }
 
-  // The outputs of all rows, a sequence after the other.
-  std::vector<float> attend(const std::vector<int64_t>& cuts, int32_t wide_attention_rows) const {
+  // The outputs of all rows, a sequence after the other. Steps of few rows have them so many times, as sequences that share their pages; the last one's outputs count.
+  std::vector<float> attend(const std::vector<int64_t>& cuts, int32_t wide_attention_rows, int copies = 1) const {
     const std::unique_ptr<Backend> b = make_cuda_backend({.max_rows = kStepRows, .record = false, .wide_attention_rows = wide_attention_rows});
     const int64_t num_pages = pages[2][0] + 1, width = h.heads * h.d, kv_width = h.kv_heads * h.d;
     const Tensor k_pages = b->allocate(h.cache, {num_pages, h.kv_heads, h.d, kPageTokens}, "test"), v_pages = b->allocate(h.cache, {num_pages, h.kv_heads, kPageTokens, h.d}, "test");
@@ -47,7 +47,7 @@ struct Sequences {
     const Tensor tv = b->allocate(DType::f32, {kStepRows, h.kv_heads, h.d}, "test"), out = b->allocate(DType::bf16, {kStepRows, width}, "test");
     const Tensor norm{const_cast<bf16*>(ones.data()), DType::bf16, {h.d}};
     const std::vector<float> frequencies(8, 0.01f);
-    std::vector<float> outs[3];
+    std::vector<float> outs[4];
     int64_t at = 0;
     for (size_t c = 0; c <= cuts.size(); ++c) {
       const int64_t end = c < cuts.size() ? cuts[c] : tokens;
@@ -59,6 +59,7 @@ struct Sequences {
       };
       std::vector<size_t> who;
       if (c == 1) add(2, 7, 0), who.push_back(2);
+      for (int copy = 1; copy < copies && c > 1 && end - at <= 8; ++copy) add(0, end - at, at), who.push_back(3);
       add(0, end - at, at), who.push_back(0);
       if (c == 0) add(1, 300, 0), who.push_back(1);
       const auto part = [&](const std::vector<float>& all, int64_t row_width) {
@@ -78,8 +79,8 @@ struct Sequences {
         const Tensor sq{tq.data, DType::f32, {padded, h.heads, h.d}}, sk{tk.data, DType::f32, {padded, h.kv_heads, h.d}}, sv{tv.data, DType::f32, {padded, h.kv_heads, h.d}};
         const RotaryTable table{{cos.data, DType::f32, {padded, 8}}, {sin.data, DType::f32, {padded, 8}}};
         b->rotary({.frequencies = frequencies, .sequences = sequences, .table = table});
-        b->qkv_prepare({.q = sq, .k = sk, .v = sv, .q_norm = norm, .k_norm = norm, .rotary = table, .k_pages = k_pages, .v_pages = v_pages, .sequences = sequences});
-        b->attention({.q = sq, .k_pages = k_pages, .v_pages = v_pages, .out = {out.data, DType::bf16, {padded, width}}, .sequences = sequences, .window = h.window});
+        b->prepare_and_attend(QkvPrepareArgs{.q = sq, .k = sk, .v = sv, .q_norm = norm, .k_norm = norm, .rotary = table, .k_pages = k_pages, .v_pages = v_pages, .sequences = sequences},
+                              {.q = sq, .k_pages = k_pages, .v_pages = v_pages, .out = {out.data, DType::bf16, {padded, width}}, .sequences = sequences, .window = h.window});
       });
       const std::vector<float> got = get(*b, {out.data, DType::bf16, {rows, width}});
       for (size_t i = 0; i < who.size(); ++i) {
@@ -107,14 +108,17 @@ TEST_P(TwinAttentionKernels, GiveTheSameBits) {
   struct Cut {
     std::vector<int64_t> at;
     int32_t wide_attention_rows;
+    int copies = 1;
   };
-  const Cut cuts[] = {{{500, 1300, 2100}, 1}, {{1200, 2600}, 48}, {{1, 65, 383, 384, 1400, 2690}, 1}, {{1031, 1047, 1063, 2100}, 301}};
+  std::vector<Cut> cuts{{{500, 1300, 2100}, 1}, {{1200, 2600}, 48}, {{1, 65, 383, 384, 1400, 2690}, 1}, {{1031, 1047, 1063, 2100}, 301}};
+  // Single rows and verify steps, within the window and beyond it, over the ends of pages and splits, in so many sequences that clusters of every size come up.
+  for (const int copies : {1, 6, 12, 40}) cuts.push_back({{62, 63, 64, 65, 71, 76, 500, 501, 1020, 1022, 1030, 1400, 1401, 2046, 2053, 2060, 2061, 2400, 2401}, 48, copies});
   for (const Cut& cut : cuts) {
-    const std::vector<float> wide = sequences.attend(cut.at, cut.wide_attention_rows);
+    const std::vector<float> wide = sequences.attend(cut.at, cut.wide_attention_rows, cut.copies);
     ASSERT_EQ(wide.size(), narrow.size());
     for (size_t i = 0; i < wide.size(); ++i) {
       const auto width = static_cast<size_t>(sequences.h.heads * sequences.h.d);
-      ASSERT_EQ(wide[i], narrow[i]) << "first cut " << cut.at[0] << ", wide from " << cut.wide_attention_rows << ": row " << i / width << ", column " << i % width;
+      ASSERT_EQ(wide[i], narrow[i]) << "first cut " << cut.at[0] << ", wide from " << cut.wide_attention_rows << ", " << cut.copies << " copies: row " << i / width << ", column " << i % width;
     }
   }
 }

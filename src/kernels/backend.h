@@ -85,6 +85,11 @@ class Backend {
   virtual void rms_norm_add(const RmsNormAddArgs& args) = 0;
   virtual void qkv_prepare(const QkvPrepareArgs& args) = 0;
   virtual void attention(const AttentionArgs& args) = 0;
+  // Both, as one op where a backend can; q, k and v may be left as they were.
+  virtual void prepare_and_attend(const QkvPrepareArgs& prepare, const AttentionArgs& args) {
+    qkv_prepare(prepare);
+    attention(args);
+  }
   virtual void gelu_gate(const GeluGateArgs& args) = 0;
   virtual void softcap(const Tensor& logits, float cap) = 0;
   // out[i] = x[rows[i]]; x [n, hidden] f32, out [rows.size(), hidden] f32.
@@ -102,6 +107,10 @@ class Backend {
   virtual bool drafts() const { return false; }
   virtual void draft_input(const DraftInputArgs&) { NB_ASSERT(false, "this backend does not draft"); }
   virtual void query_prepare(const QueryPrepareArgs&) { NB_ASSERT(false, "this backend does not draft"); }
+  virtual void prepare_and_attend(const QueryPrepareArgs& prepare, const AttentionArgs& args) {
+    query_prepare(prepare);
+    attention(args);
+  }
   virtual void argmax(const Tensor& /*logits*/, const Tensor& /*ids*/) { NB_ASSERT(false, "this backend does not draft"); }
 
   // Ops of the image and audio embedders (kernels/media_embed.h) and AttentionArgs::last_visible, where takes_media() says that they are there. Steps with media

@@ -161,8 +161,8 @@ TEST_P(TwinFrozenQueries, AttendToTheSameKeys) {
     b.run_step(pages.plan(ids, sequences, {}), [&](int64_t padded, int64_t) {
       ASSERT_EQ(padded, rows);
       const Tensor sq{pages.q.data, DType::f32, {padded, h.heads, h.d}};
-      b.query_prepare({.q = sq, .q_norm = pages.q_norm, .rotary = pages.fill_rotary(sequences, padded)});
-      b.attention({.q = sq, .k_pages = pages.k, .v_pages = pages.v, .out = {pages.out.data, DType::bf16, {padded, h.heads * h.d}}, .sequences = sequences, .window = h.window});
+      b.prepare_and_attend(QueryPrepareArgs{.q = sq, .q_norm = pages.q_norm, .rotary = pages.fill_rotary(sequences, padded)},
+                           {.q = sq, .k_pages = pages.k, .v_pages = pages.v, .out = {pages.out.data, DType::bf16, {padded, h.heads * h.d}}, .sequences = sequences, .window = h.window});
     });
     results[i] = get(b, {pages.out.data, DType::bf16, {rows, h.heads * h.d}});
   }

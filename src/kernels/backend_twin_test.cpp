@@ -194,8 +194,8 @@ TEST_P(TwinAttention, PreparedAndAttendedRowsAgreeAndCutsDoNotMatter) {
         const Tensor sq{tq.data, DType::f32, {padded, h.heads, h.d}}, sk{tk.data, DType::f32, {padded, h.kv_heads, h.d}}, sv{tv.data, DType::f32, {padded, h.kv_heads, h.d}};
         const RotaryTable table{{cos.data, DType::f32, {padded, h.pairs}}, {sin.data, DType::f32, {padded, h.pairs}}};
         b.rotary({.frequencies = frequencies, .sequences = sequences, .table = table});
-        b.qkv_prepare({.q = sq, .k = sk, .v = sv, .q_norm = qn, .k_norm = kn, .rotary = table, .k_pages = k_pages, .v_pages = v_pages, .sequences = sequences});
-        b.attention({.q = sq, .k_pages = k_pages, .v_pages = v_pages, .out = {out.data, DType::bf16, {padded, h.heads * h.d}}, .sequences = sequences, .window = h.window});
+        b.prepare_and_attend(QkvPrepareArgs{.q = sq, .k = sk, .v = sv, .q_norm = qn, .k_norm = kn, .rotary = table, .k_pages = k_pages, .v_pages = v_pages, .sequences = sequences},
+                             {.q = sq, .k_pages = k_pages, .v_pages = v_pages, .out = {out.data, DType::bf16, {padded, h.heads * h.d}}, .sequences = sequences, .window = h.window});
       });
       const auto got = get(b, {out.data, DType::bf16, {rows, h.heads * h.d}});
       // The short sequence's rows go first.

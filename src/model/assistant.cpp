@@ -157,9 +157,9 @@ void Assistant::run_layer(const Layer& layer, int64_t rows, const Tensor& next_n
   const DraftSource::Pages& pages = full ? source_.full : source_.sliding;
 
   backend_.linear(*layer.q, h, view(q_, rows, heads * d));
-  backend_.query_prepare({.q = q, .q_norm = w.q_norm, .rotary = table(full ? full_rotary_ : sliding_rotary_, rows), .eps = eps});
-  backend_.attention({.q = q, .k_pages = pages.k, .v_pages = pages.v, .out = view(attended_, rows, heads * d), .sequences = full ? full_rows_ : sliding_rows_,
-                      .window = full ? 0 : sliding_window_});
+  backend_.prepare_and_attend(QueryPrepareArgs{.q = q, .q_norm = w.q_norm, .rotary = table(full ? full_rotary_ : sliding_rotary_, rows), .eps = eps},
+                              {.q = q, .k_pages = pages.k, .v_pages = pages.v, .out = view(attended_, rows, heads * d), .sequences = full ? full_rows_ : sliding_rows_,
+                               .window = full ? 0 : sliding_window_});
   backend_.linear(*layer.o, view(attended_, rows, heads * d), sublayer);
   backend_.rms_norm_add({.x = sublayer, .weight = w.post_attention_norm, .residual = x, .scale = 1.0f, .next_weight = w.pre_feedforward_norm, .out = h, .eps = eps});
   backend_.gated_linear(*layer.gate, *layer.up, h, view(gate_, rows, inner), view(up_, rows, inner), view(gated_, rows, inner));

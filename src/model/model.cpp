@@ -187,11 +187,11 @@ void Gemma4Model::run_layer(Layer& layer, const RotaryTable& rotary, std::span<c
   const Backend::LinearJob projections[] = {{layer.q.get(), view(q_, rows, heads * d)}, {layer.k.get(), view(k_, rows, kv_heads * d)}, {layer.v.get(), view(v_, rows, kv_heads * d)}};
   backend_.linear_group(std::span(projections, layer.v ? 3 : 2), h);
   const Tensor q = view(q_, rows, heads, d), k = view(k_, rows, kv_heads, d), v = layer.v ? view(v_, rows, kv_heads, d) : k;
-  backend_.qkv_prepare({.q = q, .k = k, .v = v, .q_norm = w.q_norm, .k_norm = w.k_norm, .rotary = rotary, .k_pages = layer.k_pages,
-                        .v_pages = layer.v_pages, .sequences = sequences, .eps = config_.rms_norm_eps});
   const int32_t window = layer.config.kind == LayerKind::sliding ? config_.sliding_window : 0;
-  backend_.attention({.q = q, .k_pages = layer.k_pages, .v_pages = layer.v_pages, .out = view(attended_, rows, heads * d), .sequences = sequences, .window = window,
-                      .last_visible = window > 0 ? std::span<const int32_t>(last_visible_) : std::span<const int32_t>()});
+  backend_.prepare_and_attend(QkvPrepareArgs{.q = q, .k = k, .v = v, .q_norm = w.q_norm, .k_norm = w.k_norm, .rotary = rotary, .k_pages = layer.k_pages, .v_pages = layer.v_pages,
+                                             .sequences = sequences, .eps = config_.rms_norm_eps},
+                              {.q = q, .k_pages = layer.k_pages, .v_pages = layer.v_pages, .out = view(attended_, rows, heads * d), .sequences = sequences, .window = window,
+                               .last_visible = window > 0 ? std::span<const int32_t>(last_visible_) : std::span<const int32_t>()});
   backend_.linear(*layer.o, view(attended_, rows, heads * d), sublayer);
   backend_.rms_norm_add({.x = sublayer, .weight = w.post_attention_norm, .residual = x, .scale = 1.0f, .next_weight = w.pre_feedforward_norm, .out = h,
                          .eps = config_.rms_norm_eps});

@@ -4,79 +4,38 @@
 
 #include "kernels/cuda/attention_sum.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/prepared_head.cuh"
 
 namespace nibble::cuda {
 namespace {
 // ---- Norms, rotation, and the write into the pages: a warp per row and head (queries, then keys, then values).
 template <int kDim, int kSlices>
 __global__ void __launch_bounds__(128) prepare(const __grid_constant__ QkvPrepare a) {
-  constexpr int kPer = kDim < 32 ? 1 : kDim / 32;
+  constexpr int kPer = PreparedHead<kDim>::kPer;
   const int row = blockIdx.x, lane = threadIdx.x % 32, job = blockIdx.y * 4 + threadIdx.x / 32;
   let_next_kernel_start();
   if (job >= a.heads + 2 * a.kv_heads) return;
   wait_for_earlier_kernels();
-  const bool is_q = job < a.heads, is_v = job >= a.heads + a.kv_heads;
-  const int head = is_q ? job : is_v ? job - a.heads - a.kv_heads : job - a.heads, heads = is_q ? a.heads : a.kv_heads;
   const int slot = a.slots[row];
-  float* const from = (is_q ? a.q : is_v ? a.v : a.k) + (int64_t{row} * heads + head) * kDim;
-  const int64_t stride = is_q ? a.q_stride : is_v ? a.v_stride : a.k_stride;
-
-  float x[kPer], squares = 0.0f;  // x[j] is channel j * 32 + lane, so that the halves of a rotated pair meet in one lane
-#pragma unroll
-  for (int j = 0; j < kPer; ++j) {
-    float parts[kSlices];
-#pragma unroll
-    for (int s = 0; s < kSlices; ++s) parts[s] = kDim >= 32 || lane < kDim ? from[s * stride + j * 32 + lane] : 0.0f;
-    x[j] = parts[0];
-#pragma unroll
-    for (int s = 1; s < kSlices; ++s) x[j] += parts[s];
-    squares += x[j] * x[j];
-  }
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, offset);
-  const float inverse = rsqrtf(squares / kDim + a.eps);
-  const __nv_bfloat16* const weight = is_q ? a.q_norm : a.k_norm;
-#pragma unroll
-  for (int j = 0; j < kPer; ++j) {
-    if (kDim < 32 && lane >= kDim) break;
-    x[j] *= is_v ? inverse : inverse * __bfloat162float(weight[j * 32 + lane]);
-  }
-  if (!is_v) {
-    if constexpr (kPer >= 2) {
-#pragma unroll
-      for (int j = 0; j < kPer / 2; ++j) {
-        const int pair = j * 32 + lane;
-        if (pair >= a.pairs) continue;
-        const float c = a.cos[int64_t{row} * a.pairs + pair], s = a.sin[int64_t{row} * a.pairs + pair];
-        const float low = x[j], high = x[j + kPer / 2];
-        x[j] = low * c - high * s;
-        x[j + kPer / 2] = high * c + low * s;
-      }
-    } else {  // 16 or 32 channels: the other half of a pair is half as many lanes away
-      constexpr int kHalf = kDim / 2;
-      const float other = __shfl_xor_sync(0xffffffffu, x[0], kHalf);
-      const int pair = lane % kHalf;
-      if (pair < a.pairs) {
-        const float c = a.cos[int64_t{row} * a.pairs + pair], s = a.sin[int64_t{row} * a.pairs + pair];
-        x[0] = lane < kHalf ? x[0] * c - other * s : x[0] * c + other * s;
-      }
-    }
-  }
+  PreparedHead<kDim> head;
+  head.template make<kSlices>(a, row, job, lane);
   if (kDim < 32 && lane >= kDim) return;
-  if (is_q) {
+  if (job < a.heads) {
+    float* const to = a.q + (int64_t{row} * a.heads + job) * kDim;
 #pragma unroll
-    for (int j = 0; j < kPer; ++j) from[j * 32 + lane] = x[j];
+    for (int j = 0; j < kPer; ++j) to[j * 32 + lane] = head.x[j];
     return;
   }
   if (slot < 0) return;
-  const int64_t to = ((int64_t{slot / kPagePositions} * a.kv_heads + head) * kPagePositions + slot % kPagePositions) * kDim;
+  const bool is_v = job >= a.heads + a.kv_heads;
+  const int64_t to = page_row(slot, a.kv_heads, job - a.heads - (is_v ? a.kv_heads : 0)) * kDim;
   void* const pages = is_v ? a.v_pages : a.k_pages;
 #pragma unroll
   for (int j = 0; j < kPer; ++j) {
     if (a.e4m3) {
-      static_cast<__nv_fp8_storage_t*>(pages)[to + j * 32 + lane] = __nv_cvt_float_to_fp8(x[j], __NV_SATFINITE, __NV_E4M3);
+      static_cast<__nv_fp8_storage_t*>(pages)[to + j * 32 + lane] = to_e4m3(head.x[j]);
     } else {
-      static_cast<__nv_bfloat16*>(pages)[to + j * 32 + lane] = __float2bfloat16(x[j]);
+      static_cast<__nv_bfloat16*>(pages)[to + j * 32 + lane] = __float2bfloat16(head.x[j]);
     }
   }
 }
@@ -468,7 +427,7 @@ void run_prepare(const QkvPrepare& a, cudaStream_t stream) {
 void qkv_prepare(const QkvPrepare& a, cudaStream_t stream) { a.slices == 1 ? run_prepare<1>(a, stream) : a.slices == 2 ? run_prepare<2>(a, stream) : run_prepare<4>(a, stream); }
 
 void attention(const Attention& a, cudaStream_t stream) {
-  if (attention_decode_fits(a)) return attention_decode(a, stream);
+  if (attention_decode_fits(a)) return attention_decode(a, nullptr, stream);
   switch (a.dim) {
     case 16: run_dim<16>(a, stream); break;
     case 32: run_dim<32>(a, stream); break;

@@ -53,7 +53,8 @@ int attention_tile_rows(int heads, int kv_heads, bool long_tiles);
 int attention_splits(int first, int last, int window);
 bool attention_supports(int heads, int kv_heads, int dim);
 void attention(const Attention& args, cudaStream_t stream);
-// attention_decode.cu: the same, for few rows a sequence on sliding layers.
+// attention_decode.cu: the same in one launch, for few rows a sequence on sliding layers.
 bool attention_decode_fits(const Attention& args);
-void attention_decode(const Attention& args, cudaStream_t stream);
+// What `prepare` asks for is done on the way, with one slice and for these rows alone: args.q is not read then. nullptr: it was done before.
+void attention_decode(const Attention& args, const QkvPrepare* prepare, cudaStream_t stream);
 }  // namespace nibble::cuda

@@ -246,33 +246,27 @@ class CudaBackend final : public Backend {
                        stream_);
   }
   void qkv_prepare(const QkvPrepareArgs& args) override {
-    const Partial q = partial(args.q), k = partial(args.k), v = partial(args.v);
-    check_heads(static_cast<int>(args.q.shape[1]), static_cast<int>(args.k.shape[1]), static_cast<int>(args.q.shape[2]));
-    // One count of slices for all three: sum those that differ.
-    const bool same = q.slices == k.slices && k.slices == v.slices;
-    const PoolTables& pool = pool_of(args.sequences);
-    prepared_q_ = same ? q.data : added(args.q);
-    cuda::qkv_prepare({.q = prepared_q_, .k = same ? k.data : added(args.k), .v = same ? v.data : added(args.v), .slices = same ? q.slices : 1, .q_stride = q.stride,
-                       .k_stride = k.stride, .v_stride = v.stride, .q_norm = norm_weight(args.q_norm), .k_norm = norm_weight(args.k_norm),
-                       .cos = args.rotary.cos.as<float>(), .sin = args.rotary.sin.as<float>(), .k_pages = args.k_pages.data, .v_pages = args.v_pages.data,
-                       .slots = pool.slots, .rows = static_cast<int>(args.q.shape[0]), .heads = static_cast<int>(args.q.shape[1]), .kv_heads = static_cast<int>(args.k.shape[1]),
-                       .dim = static_cast<int>(args.q.shape[2]), .pairs = static_cast<int>(args.rotary.cos.cols()), .e4m3 = cache_is_e4m3(args.k_pages), .eps = args.eps},
-                      stream_);
+    const QkvPrepare call = prepare_call(args);
+    prepared_q_ = call.q;
+    cuda::qkv_prepare(call, stream_);
+  }
+  void prepare_and_attend(const QkvPrepareArgs& prepare, const AttentionArgs& args) override {
+    const Attention call = attention_call(args);
+    if (!attention_decode_fits(call) || partial(prepare.q).slices > 1) return Backend::prepare_and_attend(prepare, args);
+    const QkvPrepare prepared = prepare_call(prepare);
+    attention_decode(call, &prepared, stream_);
+  }
+  void prepare_and_attend(const QueryPrepareArgs& prepare, const AttentionArgs& args) override {
+    const Attention call = attention_call(args);
+    if (!attention_decode_fits(call) || partial(prepare.q).slices > 1) return Backend::prepare_and_attend(prepare, args);
+    const QkvPrepare prepared = prepare_call(prepare);
+    attention_decode(call, &prepared, stream_);
   }
   void attention(const AttentionArgs& args) override {
-    const int heads = static_cast<int>(args.q.shape[1]), kv_heads = static_cast<int>(args.k_pages.shape[1]), dim = static_cast<int>(args.q.shape[2]);
-    check_heads(heads, kv_heads, dim);
-    if (!partial_) {
-      partial_ = device_memory(kPartialBytes + kPrefillCounters * 4, "attention scratch");
-      check(cudaMemsetAsync(prefill_counters(), 0, kPrefillCounters * 4, stream_), "attention scratch");
-    }
+    cuda::Attention call = attention_call(args);
     const PoolTables& pool = pool_of(args.sequences);
-    cuda::Attention call{.q = prepared_q_, .k_pages = args.k_pages.data, .v_pages = args.v_pages.data, .out = args.out.as<__nv_bfloat16>(), .positions = tables_.positions,
-                         .last_visible = args.last_visible.empty() ? nullptr : tables_.last_visible,
-                         .pool = pool, .partial = static_cast<float*>(partial_.get()), .partial_bytes = kPartialBytes, .rows = static_cast<int>(args.q.shape[0]),
-                         .heads = heads, .kv_heads = kv_heads, .dim = dim, .window = args.window, .e4m3 = cache_is_e4m3(args.k_pages), .one_row_tiles = size_.one_row_tiles, .long_tiles = size_.long_tiles};
     const std::span<const SequenceTiles> sequences = upload_->wide_of(&pool == &tables_.full);
-    if (!attention_prefill_supports(heads, kv_heads, dim, args.window) || sequences.empty()) {
+    if (!attention_prefill_supports(call.heads, call.kv_heads, call.dim, args.window) || sequences.empty()) {
       cuda::attention(call, stream_);
       return;
     }
@@ -348,16 +342,9 @@ class CudaBackend final : public Backend {
                       stream_);
   }
   void query_prepare(const QueryPrepareArgs& args) override {
-    // As for queries, keys and values, with no heads of the latter two.
-    const int heads = static_cast<int>(args.q.shape[1]), dim = static_cast<int>(args.q.shape[2]);
-    check_heads(heads, heads, dim);
-    const Partial q = partial(args.q);
-    prepared_q_ = q.data;
-    cuda::qkv_prepare({.q = q.data, .k = q.data, .v = q.data, .slices = q.slices, .q_stride = q.stride, .k_stride = 0, .v_stride = 0, .q_norm = norm_weight(args.q_norm),
-                       .k_norm = norm_weight(args.q_norm), .cos = args.rotary.cos.as<float>(), .sin = args.rotary.sin.as<float>(), .k_pages = nullptr, .v_pages = nullptr,
-                       .slots = tables_.full.slots, .rows = static_cast<int>(args.q.shape[0]), .heads = heads, .kv_heads = 0, .dim = dim,
-                       .pairs = args.rotary.cos ? static_cast<int>(args.rotary.cos.cols()) : 0, .e4m3 = false, .eps = args.eps},
-                      stream_);
+    const QkvPrepare call = prepare_call(args);
+    prepared_q_ = call.q;
+    cuda::qkv_prepare(call, stream_);
   }
   void argmax(const Tensor& logits, const Tensor& ids) override {
     const int vocab = static_cast<int>(logits.cols()), max_rows = static_cast<int>(options_.max_rows);
@@ -421,6 +408,40 @@ class CudaBackend final : public Backend {
     DeviceMemory memory;
     int64_t bytes = 0;
   };
+
+  QkvPrepare prepare_call(const QkvPrepareArgs& args) {
+    const Partial q = partial(args.q), k = partial(args.k), v = partial(args.v);
+    check_heads(static_cast<int>(args.q.shape[1]), static_cast<int>(args.k.shape[1]), static_cast<int>(args.q.shape[2]));
+    // One count of slices for all three: sum those that differ.
+    const bool same = q.slices == k.slices && k.slices == v.slices;
+    return {.q = same ? q.data : added(args.q), .k = same ? k.data : added(args.k), .v = same ? v.data : added(args.v), .slices = same ? q.slices : 1, .q_stride = q.stride,
+            .k_stride = k.stride, .v_stride = v.stride, .q_norm = norm_weight(args.q_norm), .k_norm = norm_weight(args.k_norm), .cos = args.rotary.cos.as<float>(),
+            .sin = args.rotary.sin.as<float>(), .k_pages = args.k_pages.data, .v_pages = args.v_pages.data, .slots = pool_of(args.sequences).slots,
+            .rows = static_cast<int>(args.q.shape[0]), .heads = static_cast<int>(args.q.shape[1]), .kv_heads = static_cast<int>(args.k.shape[1]), .dim = static_cast<int>(args.q.shape[2]),
+            .pairs = static_cast<int>(args.rotary.cos.cols()), .e4m3 = cache_is_e4m3(args.k_pages), .eps = args.eps};
+  }
+  // As for queries, keys and values, with no heads of the latter two.
+  QkvPrepare prepare_call(const QueryPrepareArgs& args) {
+    const int heads = static_cast<int>(args.q.shape[1]), dim = static_cast<int>(args.q.shape[2]);
+    check_heads(heads, heads, dim);
+    const Partial q = partial(args.q);
+    return {.q = q.data, .k = q.data, .v = q.data, .slices = q.slices, .q_stride = q.stride, .k_stride = 0, .v_stride = 0, .q_norm = norm_weight(args.q_norm),
+            .k_norm = norm_weight(args.q_norm), .cos = args.rotary.cos.as<float>(), .sin = args.rotary.sin.as<float>(), .k_pages = nullptr, .v_pages = nullptr,
+            .slots = tables_.full.slots, .rows = static_cast<int>(args.q.shape[0]), .heads = heads, .kv_heads = 0, .dim = dim,
+            .pairs = args.rotary.cos ? static_cast<int>(args.rotary.cos.cols()) : 0, .e4m3 = false, .eps = args.eps};
+  }
+  Attention attention_call(const AttentionArgs& args) {
+    const int heads = static_cast<int>(args.q.shape[1]), kv_heads = static_cast<int>(args.k_pages.shape[1]), dim = static_cast<int>(args.q.shape[2]);
+    check_heads(heads, kv_heads, dim);
+    if (!partial_) {
+      partial_ = device_memory(kPartialBytes + kPrefillCounters * 4, "attention scratch");
+      check(cudaMemsetAsync(prefill_counters(), 0, kPrefillCounters * 4, stream_), "attention scratch");
+    }
+    return {.q = prepared_q_, .k_pages = args.k_pages.data, .v_pages = args.v_pages.data, .out = args.out.as<__nv_bfloat16>(), .positions = tables_.positions,
+            .last_visible = args.last_visible.empty() ? nullptr : tables_.last_visible, .pool = pool_of(args.sequences), .partial = static_cast<float*>(partial_.get()),
+            .partial_bytes = kPartialBytes, .rows = static_cast<int>(args.q.shape[0]), .heads = heads, .kv_heads = kv_heads, .dim = dim, .window = args.window,
+            .e4m3 = cache_is_e4m3(args.k_pages), .one_row_tiles = size_.one_row_tiles, .long_tiles = size_.long_tiles};
+  }
 
   static bool cache_is_e4m3(const Tensor& pages) {
     if (pages.dtype == DType::f32) raise(ErrorCode::unsupported, "--kv-cache-dtype float32 runs on the CPU only; use bfloat16 or fp8_e4m3");

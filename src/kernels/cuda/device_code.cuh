@@ -72,6 +72,15 @@ __device__ __forceinline__ float load_in_cluster(const float* own, int rank) {
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(address_in_cluster(own, rank)) : "memory");
   return v;
 }
+// Two floats, to the place that `own` is in CTA `rank`'s shared memory.
+template <int kCluster>
+__device__ __forceinline__ void store_in_cluster(float* own, int rank, float x, float y) {
+  if constexpr (kCluster == 1) {
+    *reinterpret_cast<float2*>(own) = make_float2(x, y);
+  } else {
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(address_in_cluster(own, rank)), "f"(x), "f"(y) : "memory");
+  }
+}
 template <int kThreads>
 __device__ __forceinline__ void named_barrier(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(kThreads) : "memory");
