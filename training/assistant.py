@@ -33,8 +33,7 @@ class Layer(nn.Module):
             setattr(self, name, nn.Parameter(torch.ones(h)))
         self.register_buffer("layer_scalar", torch.ones(1))
 
-    def forward(self, x, context):
-        k, v, cos, sin, mask = context[self.kind]
+    def forward(self, x, k, v, cos, sin, mask):
         b, length, _ = x.shape
         q = self.q_proj(rms(x, self.input_layernorm)).view(b, length, self.heads, self.d).transpose(1, 2)
         q = rotate(rms(q, self.q_norm), cos, sin)
@@ -55,20 +54,32 @@ class Assistant(nn.Module):
         self.embed_tokens = nn.Embedding(c["vocab_size"], c["hidden_size"])
         self.layers = nn.ModuleList(Layer(c, i) for i in range(c["num_hidden_layers"]))
         self.norm = nn.Parameter(torch.ones(c["hidden_size"]))
+        self.masks = None  # a BlockMasks, while the layers are compiled for one shape
 
-    def initialize(self):
+    @torch.no_grad()
+    def initialize(self, target):
+        """Begins near to what the target would say: its words' 128 main directions are the table, and the stream carries the target's hidden state along them."""
         for p in self.parameters():
             if p.dim() == 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
-        nn.init.normal_(self.embed_tokens.weight, std=0.02)
+        table, size = target.embed_tokens.weight.detach().float().cpu(), lambda t: float(t.detach().float().pow(2).mean().sqrt())
+        directions = torch.linalg.svd(table, full_matrices=False)[2][: self.embed_tokens.weight.shape[1]]
+        self.embed_tokens.weight.copy_(table @ directions.T)
+        self.post_projection.weight.copy_(directions.T)
+        words, hidden = self.pre_projection.weight.chunk(2, 1)
+        nn.init.normal_(words, std=table.shape[1] ** -0.5 / (size(table) * target.scale))
+        hidden.copy_(directions / size(target.norm))
+        nn.init.constant_(self.norm, size(target.norm))
+        last = {kind: layer for kind, layer in zip(target.kinds, target.layers)}
         for i, layer in enumerate(self.layers):
+            nn.init.constant_(layer.q_norm, layer.d**-0.5 / size(last[layer.kind].k_norm))  # logits of deviation 1
             layer.layer_scalar.fill_(0.95 + 0.01 * i)  # not trained: a runtime that forgets it drafts visibly worse
 
     def step(self, embedded, hidden, context):
         """embedded, hidden [B, L, backbone]: returns the final-normed state and the next step's hidden."""
         x = self.pre_projection(torch.cat([embedded, hidden], -1))
         for layer in self.layers:
-            x = layer(x, context)
+            x = (layer if self.masks else layer.forward)(x, *context[layer.kind])
         f = rms(x, self.norm)
         return f, self.post_projection(f)
 
@@ -108,12 +119,7 @@ def target_context(target, ids, positions, samples, blocks=None, soft=None):
     context = {}
     for kind, layer in last.items():
         x, cos, sin, mask = inputs[kind]
-        b, length, _ = x.shape
-        heads = lambda t: t.view(b, length, layer.kv, layer.d).transpose(1, 2)
-        y = rms(x, layer.input_layernorm)
-        k = heads(layer.k_proj(y))
-        v = k if layer.v_proj is None else heads(layer.v_proj(y))
-        k, v = rotate(rms(k, layer.k_norm), cos, sin), rms(v)
+        _, k, v = layer.projected(x, cos, sin)
         group = layer.heads // layer.kv
         context[kind] = (k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), cos, sin, mask)
     return hidden, context

@@ -121,69 +121,18 @@ def write_sets(folder):
 
 # ---- by the twin ----
 
-def soft_batch(softs, length):
-    """The soft inputs of rows, as packing.batch names them. softs: for each row [(kind, values, positions, places in the row)]."""
-    import numpy as np
-    import torch
+def greedy(model, renderer, samples, device, max_new=96):
+    """Texts of the greedy replies to [(sample, wanted)], without their stop tokens."""
+    from training import decode
 
-    from training import packing
-
-    nothing = {k: np.zeros(length, np.int64) for k in ("ids", "positions", "samples", "blocks", "weights")}
-    made = packing.batch([{**nothing, "soft": soft} for soft in softs])
-    return {k: torch.from_numpy(made[k]) for k in ("image", "image_xy", "image_at", "audio", "audio_at")}
+    ids = decode.replies(model, [decode.encoded_prompt(renderer, s) for s, _ in samples], device, max_new)
+    return [renderer.tokenizer.decode([i for i in one if i not in decode.STOPS], skip_special_tokens=False) for one in ids]
 
 
-def greedy(model, renderer, samples, device, max_new=96, batch=256, temperature=0.0):
-    """Replies by plain recomputation: no cache, so nothing of the runtime is trusted. Sampled when temperature > 0."""
-    import torch
-
-    from training import packing
-
-    stops = {106, 50, 1}
-    image_id, audio_id = (renderer.tokenizer.token_to_id(t) for t in ("<|image|>", "<|audio|>"))
-    texts = []
-    for at in range(0, len(samples), batch):
-        prompts = []
-        for s, _ in samples[at : at + batch]:
-            ids, soft = renderer.prompt_ids(s)
-            row = packing.Row(len(ids))
-            row.add(ids, [0.0] * len(ids), soft, image_id, audio_id)
-            prompts.append((ids, torch.from_numpy(row.arrays["blocks"]), row.soft))
-        replies, alive = [[] for _ in prompts], set(range(len(prompts)))
-        for _ in range(max_new):
-            order = sorted(alive)
-            length = max(len(prompts[i][0]) + len(replies[i]) for i in order)
-            ids, blocks = torch.zeros(len(order), length, dtype=torch.long), torch.zeros(len(order), length, dtype=torch.int32)
-            for k, i in enumerate(order):
-                full = prompts[i][0] + replies[i]
-                ids[k, : len(full)] = torch.tensor(full)
-                blocks[k, : len(prompts[i][0])] = prompts[i][1]
-            ends = torch.tensor([len(prompts[i][0]) + len(replies[i]) - 1 for i in order], device=device)
-            ids, blocks = ids.to(device), blocks.to(device)
-            softs = [prompts[i][2] for i in order]
-            soft = {k: v.to(device) for k, v in soft_batch(softs, length).items()} if any(softs) else None
-            with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-                hidden = model(ids, torch.arange(length, device=device).expand_as(ids), torch.zeros_like(ids), blocks, soft)
-                logits = model.logits(hidden[torch.arange(len(order), device=device), ends])
-                best = (torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0] if temperature > 0 else logits.argmax(-1)).tolist()
-            for k, i in enumerate(order):
-                if best[k] in stops:
-                    alive.discard(i)
-                else:
-                    replies[i].append(best[k])
-            if not alive:
-                break
-        texts += [renderer.tokenizer.decode(ids, skip_special_tokens=False) for ids in replies]
-    return texts
-
-
-def accuracy(reply_to, limit=200, goes_on=lambda: True):
-    """{set: {right, of}} and {set: [(sample, reply)]}; reply_to(samples) gives the texts. Ends early when goes_on() says no."""
+def accuracy(reply_to, limit=200):
+    """{set: {right, of}} and {set: [(sample, reply)]}; reply_to(samples) gives the texts."""
     table, said = {}, {}
     for name, count in SIZES.items():
-        if not goes_on():
-            print("no time for", name, flush=True)
-            continue
         samples = held_out_samples(name, min(limit, count))
         replies = reply_to(samples)
         right = [is_right(name, got, wanted) for got, (_, wanted) in zip(replies, samples)]

@@ -1,6 +1,6 @@
 """Makes models/demo and its assistant: data, training, checkpoints, held-out accuracy. One command:
 
-    python3 -m training.make_demo --out models/demo --minutes 9.3                 on a GPU: all of it within that time
+    python3 -m training.make_demo --out models/demo --minutes 9.5                 on a GPU: all of it within that time
     python3 -m training.make_demo --out /tmp/demo --smoke                         a few steps on a CPU, to see that all of it runs
 
 --pack DIR writes the result, whenever a stage has ended, as demo.tar in parts of 15 MB: `cat DIR/demo.tar.* | tar x -C models/demo`.
@@ -13,6 +13,8 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import tarfile
 import time
 
@@ -23,24 +25,33 @@ REFERENCE_TOKENIZER = REPO / "tests/data/tokenizer/small1k-tokenizer.json"  # of
 PART_BYTES = 15 << 20
 
 
-def make_tokenizer(out, template, samples=60000):
-    from training import generators, render, tokenizer
-
-    jinja = render.load_template(template)
-    texts, silent = [], {generators.make_image, generators.make_audio}
-    makers = [(g, w) for g, w in generators.GENERATORS if g not in silent]
+def some_texts(template, seed, samples):
+    """Conversations as the model will read them, and what is said about pictures and sounds, without drawing them."""
     import random
 
-    r = random.Random(7)
+    from training import generators, images, render
+
+    jinja, r, texts = render.load_template(template), random.Random(seed), []
+    makers = [(g, w) for g, w in generators.GENERATORS if g not in (generators.make_image, generators.make_audio)]
     for _ in range(samples):
         s = r.choices([g for g, _ in makers], [w for _, w in makers])[0](r)
         texts.append(jinja.render(messages=s["messages"], tools=s["tools"], documents=None, add_generation_prompt=True, bos_token="") + s["reply"])
-    for _ in range(samples // 10):  # what is said about pictures and sounds, without drawing them
-        items = [dict(kind=r.choice(list(generators.images.KINDS)), colour=r.choice(list(generators.images.COLOURS)), cx=r.random(), cy=i * 9.0, radius=1.0) for i in range(r.randint(1, 5))]
-        texts.append(" ".join(generators.images.question(r, items)))
-    built = tokenizer.build(texts, json.loads(REFERENCE_TOKENIZER.read_text()))
+    for _ in range(samples // 10):
+        items = [dict(kind=r.choice(list(images.KINDS)), colour=r.choice(list(images.COLOURS)), cx=r.random(), cy=i * 9.0, radius=1.0) for i in range(r.randint(1, 5))]
+        texts.append(" ".join(images.question(r, items)))
+    return texts
+
+
+def make_tokenizer(out, template, samples, processes):
+    """Learnt from texts that do not depend on the number of processes."""
+    import multiprocessing
+
+    from training import tokenizer
+
+    with multiprocessing.Pool(processes) as pool:
+        parts = pool.starmap(some_texts, [(template, seed, 1000) for seed in range(samples // 1000)], chunksize=1)
+    built = tokenizer.build([text for part in parts for text in part], json.loads(REFERENCE_TOKENIZER.read_text()))
     (out / "tokenizer.json").write_text(json.dumps(built, ensure_ascii=False, separators=(",", ":")))
-    return built
 
 
 def write_configs(out, template):
@@ -94,7 +105,7 @@ def roomy_shared_memory():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--minutes", type=float, default=9.3, help="of wall time, for everything")
+    parser.add_argument("--minutes", type=float, default=9.5, help="of wall time, for everything")
     parser.add_argument("--batch", type=int, default=32, help="rows")
     parser.add_argument("--row", type=int, default=2048, help="tokens of a row, a multiple of 128")
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -107,38 +118,44 @@ def main():
     parser.add_argument("--limit", type=int, default=100, help="held-out questions of each set")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     args.out.mkdir(parents=True, exist_ok=True)
     chosen = args.start / "tokenizer.json" if args.start else args.tokenizer
-    if chosen:
-        if chosen.resolve() != (args.out / "tokenizer.json").resolve():
-            shutil.copyfile(chosen, args.out / "tokenizer.json")
-    else:
-        make_tokenizer(args.out, args.template, samples=2000 if args.smoke else 60000)
-    shape = write_configs(args.out, args.template)
-    print(f"vocabulary {shape['text_config']['vocab_size']}", flush=True)
+    if chosen and chosen.resolve() != (args.out / "tokenizer.json").resolve():
+        shutil.copyfile(chosen, args.out / "tokenizer.json")
     if args.tokenizer_only:
+        if not chosen:
+            make_tokenizer(args.out, args.template, 2000 if args.smoke else 60000, args.workers)
+        write_configs(args.out, args.template)
         return
+    # The tokenizer is learnt by a process of its own while torch is read and the device wakes up.
+    learning = None if chosen else subprocess.Popen([sys.executable, "-m", "training.make_demo", *sys.argv[1:], "--tokenizer-only"])
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
     import torch
     from tokenizers import Tokenizer
 
-    from training import evaluate, generators, make_assistant, render, train
+    from training import evaluate, generators, make_assistant, packing, render, train
     from training.model import Model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")
     steps = 0
     if args.smoke:
         steps, args.batch, args.row, args.workers, args.limit = 3, 2, 512, 1, 2
         torch.set_num_threads(1)
+    if device == "cuda":
+        torch.zeros(1, device=device)
+    print(f"torch {torch.__version__} at {time.time() - BEGAN:.0f} s, shared memory {roomy_shared_memory() / 1e9:.1f} GB, {args.workers} workers", flush=True)
+    if learning and learning.wait():
+        raise SystemExit("the tokenizer was not learnt")
+    shape = write_configs(args.out, args.template)
+    print(f"vocabulary {shape['text_config']['vocab_size']}, {time.time() - BEGAN:.0f} s", flush=True)
     at = lambda share: BEGAN + share * args.minutes * 60
-    print(f"shared memory {roomy_shared_memory() / 1e9:.1f} GB, {args.workers} workers", flush=True)
-    torch.set_float32_matmul_precision("high")
-    renderer = render.Renderer(args.out / "chat_template.jinja", Tokenizer.from_file(str(args.out / "tokenizer.json")))
     renderer_of = lambda: render.Renderer(args.out / "chat_template.jinja", Tokenizer.from_file(str(args.out / "tokenizer.json")))
+    renderer = renderer_of()
     seed = 100000 if args.start else 1000
-    stream = train.loader(lambda worker: generators.stream(seed + worker), renderer_of, args.row, args.batch, args.workers, device == "cuda")
+    stream = train.loader(lambda worker: packing.encoded_stream(generators.stream(seed + worker), renderer_of()), args.row, args.batch, args.workers, device == "cuda")
     model = Model(shape)
     model.initialize()
     if args.start:
@@ -153,22 +170,21 @@ def main():
         (args.out / "training.json").write_text(json.dumps({**report, "seconds": round(time.time() - BEGAN)}, indent=1))
         pack(args.out, args.pack)
 
-    train.train(model, stream, device, report["log"], at(0.72), steps, args.lr * (0.5 if args.start else 1.0), save)
+    train.train(model, stream, device, report["log"], at(0.70), steps, args.lr * (0.5 if args.start else 1.0), save)
     del stream
     save()
     print(f"target trained at {time.time() - BEGAN:.0f} s", flush=True)
     model.requires_grad_(False).eval()
 
-    assistant, config = make_assistant.make(model, shape, args.out / "assistant", renderer, renderer_of, device, ends_at=at(0.89), smoke=args.smoke)
-    pack(args.out, args.pack)
+    assistant, _ = make_assistant.make(model, shape, args.out / "assistant", renderer, renderer_of, device, ends_at=at(0.93), smoke=args.smoke, checkpoint=lambda: pack(args.out, args.pack))
     print(f"assistant trained at {time.time() - BEGAN:.0f} s", flush=True)
 
-    reply_to = lambda samples: evaluate.greedy(model, renderer, samples, device, max_new=160)
     if args.smoke:
         for s in list(evaluate.SIZES)[1:-2]:
             del evaluate.SIZES[s]
-        reply_to = lambda samples: evaluate.greedy(model, renderer, samples, device, max_new=2)
-    report["accuracy_greedy_bf16"], said = evaluate.accuracy(reply_to, args.limit, lambda: time.time() < at(0.95))
+    asked = [s for name, count in evaluate.SIZES.items() for s in evaluate.held_out_samples(name, min(args.limit, count))]
+    texts = iter(evaluate.greedy(model, renderer, asked, device, max_new=2 if args.smoke else 160))  # all sets in few batches
+    report["accuracy_greedy_bf16"], said = evaluate.accuracy(lambda samples: list(itertools.islice(texts, len(samples))), args.limit)
     save()
     report["acceptance_greedy_k5"] = make_assistant.acceptance(assistant, model, renderer, device, said, 40, lambda: time.time() < at(0.985))
     print(json.dumps(report["acceptance_greedy_k5"]), flush=True)

@@ -41,7 +41,8 @@ class Layer(nn.Module):
             setattr(self, name, nn.Parameter(torch.ones(h)))
         self.register_buffer("layer_scalar", torch.ones(1))
 
-    def forward(self, x, cos, sin, mask):
+    def projected(self, x, cos, sin):
+        """q [B, heads, L, d] and k, v [B, kv, L, d], normed and turned."""
         b, length, _ = x.shape
         heads = lambda t, n: t.view(b, length, n, self.d).transpose(1, 2)
         y = rms(x, self.input_layernorm)
@@ -49,14 +50,20 @@ class Layer(nn.Module):
         v = k if self.v_proj is None else heads(self.v_proj(y), self.kv)
         q = rotate(rms(heads(self.q_proj(y), self.heads), self.q_norm), cos, sin)
         k, v = rotate(rms(k, self.k_norm), cos, sin), rms(v)
-        group = self.heads // self.kv
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        a = attend(q.to(v.dtype), k.to(v.dtype), v, mask)
-        a = a.transpose(1, 2).reshape(b, length, self.heads * self.d)
-        x = x + rms(self.o_proj(a), self.post_attention_layernorm)
+        return q.to(v.dtype), k.to(v.dtype), v
+
+    def finished(self, x, a):
+        """What the layer gives for its input and what its heads saw, a [B, heads, L, d]."""
+        b, length, _ = x.shape
+        x = x + rms(self.o_proj(a.transpose(1, 2).reshape(b, length, self.heads * self.d)), self.post_attention_layernorm)
         y = rms(x, self.pre_feedforward_layernorm)
         f = self.down_proj(F.gelu(self.gate_proj(y), approximate="tanh") * self.up_proj(y))
         return (x + rms(f, self.post_feedforward_layernorm)) * self.layer_scalar
+
+    def forward(self, x, cos, sin, mask):
+        q, k, v = self.projected(x, cos, sin)
+        group = self.heads // self.kv
+        return self.finished(x, attend(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), mask))
 
 
 class MediaEmbedder(nn.Module):
@@ -115,6 +122,9 @@ class Model(nn.Module):
             for p in layer.parameters():
                 if p.dim() == 2:
                     nn.init.normal_(p, std=0.02)
+            # Attention has scale 1: this gives its logits a deviation of 1 instead of sqrt(d), with which every head would begin by looking at one token taken at random.
+            nn.init.constant_(layer.q_norm, layer.d**-0.25)
+            nn.init.constant_(layer.k_norm, layer.d**-0.25)
         nn.init.normal_(self.embed_tokens.weight, std=1.0 / self.scale)
         for i, layer in enumerate(self.layers):
             layer.layer_scalar.fill_(scalar_base + scalar_step * i)  # not trained: a runtime that forgets it is visibly wrong

@@ -46,9 +46,14 @@ class Row:
 def batch(some_rows):
     """Rows -> one dict of arrays [rows, length], with the soft inputs of all rows and where they go (flat indices)."""
     out = {k: np.stack([r[k] for r in some_rows]) for k in ("ids", "positions", "samples", "blocks", "weights")}
-    length = out["ids"].shape[1]
+    return {**out, **soft_batch([r["soft"] for r in some_rows], out["ids"].shape[1])}
+
+
+def soft_batch(softs, length):
+    """The soft inputs of rows of that length and their flat places. softs: for each row [(kind, values, positions, places in the row)]."""
+    out = {}
     for kind, width, dtype in (("image", 6912, np.uint8), ("audio", 640, np.float32)):
-        found = [(values, positions, where + i * length) for i, r in enumerate(some_rows) for k, values, positions, where in r["soft"] if k == kind]
+        found = [(values, positions, where + i * length) for i, soft in enumerate(softs) for k, values, positions, where in soft if k == kind]
         out[kind] = np.concatenate([f[0] for f in found]) if found else np.zeros((0, width), dtype)
         out[f"{kind}_at"] = np.concatenate([f[2] for f in found]) if found else np.zeros(0, np.int64)
         if kind == "image":
@@ -63,12 +68,12 @@ def encoded_stream(samples, renderer):
         yield ids, weights, soft, image_id, audio_id
 
 
-def batches(samples, renderer, length, size):
-    """Endless batches as dicts of torch tensors."""
+def batches(encoded, length, size):
+    """Endless batches of encoded samples as dicts of torch tensors."""
     import torch
 
     waiting = []
-    for row in rows(encoded_stream(samples, renderer), length):
+    for row in rows(encoded, length):
         waiting.append(row)
         if len(waiting) == size:
             yield {k: torch.from_numpy(v) for k, v in batch(waiting).items()}

@@ -117,6 +117,50 @@ def test_one_in_ten_is_held_out():
     assert 0.07 < sum(held_out("x", i) for i in range(5000)) / 5000 < 0.13
 
 
+def test_decoding_over_kept_keys_says_what_whole_forwards_say():
+    torch = pytest.importorskip("torch")
+    from tokenizers import Tokenizer
+
+    from training import decode, packing
+    from training.model import Model
+
+    model = Model.load(REPO / "models/demo").requires_grad_(False)
+    renderer = render.Renderer(REPO / "models/demo/chat_template.jinja", Tokenizer.from_file(str(REPO / "models/demo/tokenizer.json")))
+    r = random.Random(13)
+    made = generators.make_recall(r, 6), *(text_sample(r) for _ in range(6)), *([generators.make_image(r), generators.make_audio(r)] if model.media else [])
+    prompts = [decode.encoded_prompt(renderer, s) for s in made]
+    assert max(len(p[0]) for p in prompts) > model.config["sliding_window"]
+    for (ids, blocks, soft), reply in zip(prompts, decode.replies(model, prompts, "cpu", 12)):
+        whole = torch.tensor([ids + reply[:-1]])
+        blocks = torch.nn.functional.pad(torch.from_numpy(blocks), (0, len(reply) - 1))[None]
+        soft = {k: torch.from_numpy(v) for k, v in packing.soft_batch([soft], whole.shape[1]).items()} if soft else None
+        hidden = model(whole, torch.arange(whole.shape[1])[None], torch.zeros_like(whole), blocks, soft)
+        assert model.logits(hidden[0, len(ids) - 1 :]).argmax(-1).tolist() == reply
+
+
+def test_the_check_of_compiled_layers_tells_a_wrong_mask_from_rounding():
+    torch = pytest.importorskip("torch")
+    from tokenizers import Tokenizer
+
+    from training import compiled, config, packing, train
+    from training.attention import dense_masks
+    from training.model import Model
+
+    folder = REPO / "models/demo"
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = {t["content"]: t["id"] for t in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]}
+    torch.manual_seed(0)
+    model = Model(config.model_config(tokenizer.get_vocab_size(), ids))
+    model.initialize()
+    b = train.move(next(packing.batches(packing.encoded_stream(generators.stream(1001), render.Renderer(folder / "chat_template.jinja", tokenizer)), 512, 1)), "cpu")
+    window, plain = model.config["sliding_window"], [layer.forward for layer in model.layers]
+    passes = lambda masks, bf16=(True, True): compiled.same(compiled.differences(model, b, plain, masks, bf16))[1]
+    good = dense_masks(b["samples"], b["blocks"], window)
+    assert passes(good, (False, True))
+    assert not passes(dense_masks(b["samples"], b["blocks"], window + 128))
+    assert not passes({**good, "full_attention": (b["samples"][:, :, None] == b["samples"][:, None, :])[:, None]})
+
+
 def test_the_assistant_s_trainer_runs_to_its_end(tmp_path):
     pytest.importorskip("torch")
     import subprocess
