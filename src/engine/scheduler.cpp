@@ -29,9 +29,7 @@ int32_t Scheduler::max_sequence_tokens() const {
   return (window_fits() ? full_.total() : std::min(full_.total(), sliding_.total())) * kv_.page_tokens;
 }
 
-int32_t Scheduler::max_picture_tokens() const {
-  return std::min(options_.max_rows, sliding_room());
-}
+int32_t Scheduler::max_picture_tokens() const { return std::min(options_.max_rows, sliding_room()); }
 
 void Scheduler::add(std::shared_ptr<RequestState> state) {
   state->unfinished_choices = state->request->num_choices;

@@ -107,6 +107,7 @@ class Backend {
   virtual bool drafts() const { return false; }
   virtual void draft_input(const DraftInputArgs&) { NB_ASSERT(false, "this backend does not draft"); }
   virtual void query_prepare(const QueryPrepareArgs&) { NB_ASSERT(false, "this backend does not draft"); }
+  // As above, for queries alone.
   virtual void prepare_and_attend(const QueryPrepareArgs& prepare, const AttentionArgs& args) {
     query_prepare(prepare);
     attention(args);

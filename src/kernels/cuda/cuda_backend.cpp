@@ -250,18 +250,8 @@ class CudaBackend final : public Backend {
     prepared_q_ = call.q;
     cuda::qkv_prepare(call, stream_);
   }
-  void prepare_and_attend(const QkvPrepareArgs& prepare, const AttentionArgs& args) override {
-    const Attention call = attention_call(args);
-    if (!attention_decode_fits(call) || partial(prepare.q).slices > 1) return Backend::prepare_and_attend(prepare, args);
-    const QkvPrepare prepared = prepare_call(prepare);
-    attention_decode(call, &prepared, stream_);
-  }
-  void prepare_and_attend(const QueryPrepareArgs& prepare, const AttentionArgs& args) override {
-    const Attention call = attention_call(args);
-    if (!attention_decode_fits(call) || partial(prepare.q).slices > 1) return Backend::prepare_and_attend(prepare, args);
-    const QkvPrepare prepared = prepare_call(prepare);
-    attention_decode(call, &prepared, stream_);
-  }
+  void prepare_and_attend(const QkvPrepareArgs& prepare, const AttentionArgs& args) override { prepare_and_attend_in_one(prepare, args); }
+  void prepare_and_attend(const QueryPrepareArgs& prepare, const AttentionArgs& args) override { prepare_and_attend_in_one(prepare, args); }
   void attention(const AttentionArgs& args) override {
     cuda::Attention call = attention_call(args);
     const PoolTables& pool = pool_of(args.sequences);
@@ -429,6 +419,14 @@ class CudaBackend final : public Backend {
             .k_norm = norm_weight(args.q_norm), .cos = args.rotary.cos.as<float>(), .sin = args.rotary.sin.as<float>(), .k_pages = nullptr, .v_pages = nullptr,
             .slots = tables_.full.slots, .rows = static_cast<int>(args.q.shape[0]), .heads = heads, .kv_heads = 0, .dim = dim,
             .pairs = args.rotary.cos ? static_cast<int>(args.rotary.cos.cols()) : 0, .e4m3 = false, .eps = args.eps};
+  }
+  // In one launch where there is a kernel for it.
+  template <typename PrepareArgs>
+  void prepare_and_attend_in_one(const PrepareArgs& prepare, const AttentionArgs& args) {
+    const Attention call = attention_call(args);
+    if (!attention_decode_fits(call) || partial(prepare.q).slices > 1) return Backend::prepare_and_attend(prepare, args);
+    const QkvPrepare prepared = prepare_call(prepare);
+    attention_decode(call, &prepared, stream_);
   }
   Attention attention_call(const AttentionArgs& args) {
     const int heads = static_cast<int>(args.q.shape[1]), kv_heads = static_cast<int>(args.k_pages.shape[1]), dim = static_cast<int>(args.q.shape[2]);
