@@ -4,13 +4,15 @@
 
 namespace nibble::cuda {
 namespace {
-// The place of code i (of 8: a0.lo a0.hi a1.lo ...) in a lane's word. Register j of a fragment holds codes 2 j (low half) and 2 j + 1 (high half); for each
-// register, three magnitude bits and a sign bit per half stand where one shift and a mask bring them to bits 8..6 and 15.
-//   j = 0: sign 15, magnitude 8..6   j = 1: 12, 5..3   j = 2: 14, 2..0   j = 3: 13, 11..9
+// The place of code i (of 8: a0.lo a0.hi a1.lo ...) in a lane's word. Register j of a fragment holds codes 2 j (low half) and 2 j + 1 (high half). unpack_nvfp4()
+// wants their bits at 15 (sign) and 8..6 (magnitude) of each half: for j < 3 after a shift by 3 j; for the last register's, bits 10, 11, 13 and 14 of both halves
+// are left, which a turn to the left by 13 (two bits of magnitude), 8 (its lowest) and 2 (sign) brings there.
 __device__ uint32_t place_code(uint32_t code, int i) {
-  constexpr int kSign[4] = {15, 12, 14, 13}, kMagnitude[4] = {6, 3, 0, 9};
   const int j = i / 2, half = (i % 2) * 16;
-  return (code >> 3) << (half + kSign[j]) | (code & 7) << (half + kMagnitude[j]);
+  const uint32_t sign = code >> 3, magnitude = code & 7;
+  if (j < 3) return (sign << 15 | magnitude << 6) << half >> 3 * j;
+  const auto turn = [&](uint32_t bits, int right) { return __funnelshift_r(bits << half, bits << half, right); };
+  return turn(sign << 15, 2) | turn((magnitude & 1) << 6, 8) | turn((magnitude & 6) << 6, 13);
 }
 
 // An E4M3 scale (never negative) as 5 bits of exponent and 3 of mantissa without subnormals: value = 2^(e - 10) * (1 + m / 8), e >= 1; 0 is a zero.
@@ -60,10 +62,11 @@ __global__ void pack(PackedWeight w, const uint8_t* codes, const uint8_t* block_
         }
         reinterpret_cast<uint32_t*>(out)[(k16 / 4 * 32 + lane) * 4 + k16 % 4] = word;
       }
-      if (lane < 16) {
-        const int g = lane % 8, high = lane / 8;
-        for (int k16 = 0; k16 < 8; ++k16) pair[kScalesAt + (k16 / 4 * 8 + g) * 16 + tile % 2 * 8 + k16 % 4 * 2 + high] = static_cast<uint8_t>(scale_code(scale_at(g + high * 8, k16)));
-      }
+      // Lane = 4 g + which two k16.
+      const int g = lane / 4, first = lane % 4 * 2;
+      const auto code = [&](int k16, int row) { return scale_code(scale_at(row, k16)); };
+      const uint32_t codes_of_two = code(first, g) | code(first, g + 8) << 8 | code(first + 1, g) << 16 | code(first + 1, g + 8) << 24;
+      *reinterpret_cast<uint32_t*>(pair + kScalesAt + (first / 4 * 8 + g) * 16 + tile % 2 * 8 + first % 4 * 2) = __funnelshift_l(codes_of_two, codes_of_two, 4);
     } else if constexpr (kFormat == WeightFormat::fp8_block) {
       for (int k16 = 0; k16 < 8; ++k16) {
         for (int word = 0; word < 2; ++word) {

@@ -7,7 +7,7 @@
 //   BF16    2 x 2048 B  [2 tiles][4 k16][32 lanes] x 16 B: a0 a1 a2 a3
 //   FP8     2 x 2048 B  [2 tiles][4 k32][32 lanes] x 16 B: a word a0 | a1 and a word a2 | a3 of each k16, in the bit order of unpack_fp8()
 //   NVFP4   2 x 1152 B  [2 tiles][2 k64][32 lanes] x 16 B: a word of 8 codes per k16, in the bit order of unpack_nvfp4(); then the scales,
-//                       [2 k64][8 g][2 tiles] x 8 B: (g, g + 8) of each k16
+//                       [2 k64][8 g][2 tiles] x 8 B: (g, g + 8) of each k16, in the order of unpack_nvfp4_two()
 //
 // Blocks lie in the order [slice][pair of tiles][unit]. N is padded to 32 (outputs that are never written), K to whole units, with zeros.
 //

@@ -6,22 +6,26 @@
 
 namespace nibble::cuda {
 // E2M1 bits moved to a bf16's sign (15) and lowest exponent and highest mantissa bits (8..6) read as the value times 2^-126, subnormals included;
-// the scale's bits are times 2^107: the product is the exact value times 2^-19, and PackedWeight::factor takes that back.
+// the scale's bits are times 2^107: the product is the exact value times 2^-19, and PackedWeight::factor takes that back. What bounds the kernels of few rows is
+// the number of instructions here, above all of those that are not multiplications (half the rate), so the bits lie (packed_weight.cu, place_code) where one shift to the
+// left brings both halves' to their places, and the last register's where a product turns three runs of bits at once.
 __device__ __forceinline__ void unpack_nvfp4(uint32_t word, __nv_bfloat162 scale_g, __nv_bfloat162 scale_g8, uint32_t (&a)[4]) {
-  constexpr uint32_t kSign = 0x80008000u, kMagnitude = 0x01C001C0u;
+  constexpr uint32_t kCode = 0x81C081C0u;
   const auto times = [](uint32_t x, __nv_bfloat162 scale) {
     const __nv_bfloat162 product = __hmul2(reinterpret_cast<const __nv_bfloat162&>(x), scale);
     return reinterpret_cast<const uint32_t&>(product);
   };
-  a[0] = times(word & (kSign | kMagnitude), scale_g);
-  a[1] = times((word << 3) & (kSign | kMagnitude), scale_g8);
-  a[2] = times(((word << 6) & kMagnitude) | ((word << 1) & kSign), scale_g);
-  a[3] = times(((word >> 3) & kMagnitude) | ((word << 2) & kSign), scale_g8);
+  a[0] = times(word & kCode, scale_g);
+  a[1] = times((word << 3) & kCode, scale_g8);
+  a[2] = times((word << 6) & kCode, scale_g);
+  const uint64_t turned = uint64_t{word & 0x6C006C00u} * (1u << 2 | 1u << 8 | 1u << 13);
+  a[3] = times((static_cast<uint32_t>(turned) | static_cast<uint32_t>(turned >> 32)) & kCode, scale_g8);
 }
-// Two k16: `scales` holds the codes of (g, g + 8) of the first, then of the second. A code's bits under the exponent 111xxxxx are the scale times 2^107;
-// the multiplication takes either half for both of its lanes.
+// Two k16: `scales` holds the codes of (g, g + 8) of the first, then of the second, turned left by 4 bits. A code's bits under the exponent 111xxxxx are the scale
+// times 2^107; the multiplication takes either half for both of its lanes.
 __device__ __forceinline__ void unpack_nvfp4_two(uint32_t word0, uint32_t word1, uint32_t scales, uint32_t (&a0)[4], uint32_t (&a1)[4]) {
-  const uint32_t even = ((scales << 4) & 0x0FF00FF0u) | 0x70007000u, odd = ((scales >> 4) & 0x0FF00FF0u) | 0x70007000u;
+  constexpr uint32_t kBits = 0x0FF00FF0u, kExponent = 0x70007000u;
+  const uint32_t even = (scales & kBits) | kExponent, odd = (__funnelshift_r(scales, scales, 8) & kBits) | kExponent;
   const auto& g = reinterpret_cast<const __nv_bfloat162&>(even);
   const auto& g8 = reinterpret_cast<const __nv_bfloat162&>(odd);
   unpack_nvfp4(word0, __low2bfloat162(g), __low2bfloat162(g8), a0);
