@@ -21,6 +21,13 @@ __device__ __forceinline__ void let_next_kernel_start() {
 #endif
 }
 
+// True in one lane of a converged warp; unlike a comparison of lane numbers it lets the compiler issue a bulk copy without a loop over lanes.
+__device__ __forceinline__ bool elect_one() {
+  uint32_t elected;
+  asm volatile("{\n\t.reg .pred p;\n\telect.sync _|p, 0xffffffff;\n\tselp.u32 %0, 1, 0, p;\n\t}" : "=r"(elected));
+  return elected != 0;
+}
+
 // ---- Barriers in shared memory, and bulk copies that complete on them.
 __device__ __forceinline__ void barrier_init(uint64_t* barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals));

@@ -42,9 +42,9 @@ struct Stream {
     at = run_at();
     left = segment_units;
   }
-  __device__ void fetch(uint8_t* stage, uint64_t* barrier, bool elected) {
+  __device__ void fetch(uint8_t* stage, uint64_t* barrier) {
     if (at == nullptr) return;
-    if (elected) {
+    if (elect_one()) {
       barrier_expect(barrier, pair_unit_bytes(kFormat));
       bulk_load(stage, at, pair_unit_bytes(kFormat), barrier);
     }
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kGroups * kGroupThreads, 1) narrow(const __gri
   }
   __syncwarp();
   Stream<kFormat, kGated> stream(p, slice, first_pair, pair_stride, segment_first, segment_last);
-  for (int s = 0; s < p.stages; ++s) stream.fetch(ring + s * kUnitBytes, &barriers[s], lane == 0);
+  for (int s = 0; s < p.stages; ++s) stream.fetch(ring + s * kUnitBytes, &barriers[s]);
   let_next_kernel_start();
   wait_for_earlier_kernels();
   for (int row = 0, chunk = threadIdx.x, chunks = slice_inputs / 8;; chunk += kThreads) {
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kGroups * kGroupThreads, 1) narrow(const __gri
           }
         }
         __syncwarp();
-        stream.fetch(block, &barriers[stage], lane == 0);
+        stream.fetch(block, &barriers[stage]);
         if (++stage == p.stages) stage = 0, parity ^= 1;
         if constexpr (kFormat == WeightFormat::fp8_block) {
 #pragma unroll

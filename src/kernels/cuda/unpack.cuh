@@ -21,11 +21,14 @@ __device__ __forceinline__ void unpack_nvfp4(uint32_t word, __nv_bfloat162 scale
   const uint64_t turned = uint64_t{word & 0x6C006C00u} * (1u << 2 | 1u << 8 | 1u << 13);
   a[3] = times((static_cast<uint32_t>(turned) | static_cast<uint32_t>(turned >> 32)) & kCode, scale_g8);
 }
+// The exponent that unpack_nvfp4_two() puts above a scale's bits. In constant memory so that it stays a register: as an immediate, mask and exponent would
+// take an instruction each.
+static __constant__ uint32_t kScaleExponent = 0x70007000u;
 // Two k16: `scales` holds the codes of (g, g + 8) of the first, then of the second, turned left by 4 bits. A code's bits under the exponent 111xxxxx are the scale
 // times 2^107; the multiplication takes either half for both of its lanes.
 __device__ __forceinline__ void unpack_nvfp4_two(uint32_t word0, uint32_t word1, uint32_t scales, uint32_t (&a0)[4], uint32_t (&a1)[4]) {
-  constexpr uint32_t kBits = 0x0FF00FF0u, kExponent = 0x70007000u;
-  const uint32_t even = (scales & kBits) | kExponent, odd = (__funnelshift_r(scales, scales, 8) & kBits) | kExponent;
+  constexpr uint32_t kBits = 0x0FF00FF0u;
+  const uint32_t even = (scales & kBits) | kScaleExponent, odd = (__funnelshift_r(scales, scales, 8) & kBits) | kScaleExponent;
   const auto& g = reinterpret_cast<const __nv_bfloat162&>(even);
   const auto& g8 = reinterpret_cast<const __nv_bfloat162&>(odd);
   unpack_nvfp4(word0, __low2bfloat162(g), __low2bfloat162(g8), a0);
