@@ -94,8 +94,8 @@ def make_audio(r):
     return sample(**audio.make_audio_sample(r))
 
 
-# (generator, share of samples): arithmetic is short, tool calls and recall are long.
-GENERATORS = [(make_word_problem, 0.27), (make_arithmetic, 0.19), (make_tool_call, 0.13), (make_fact, 0.08), (make_small_talk, 0.10), (make_text_task, 0.05), (make_recall, 0.05), (make_image, 0.09), (make_audio, 0.05)]
+# (generator, share of samples): arithmetic is short, tool calls and recall are long. Pictures need the most samples by far: half of all tokens.
+GENERATORS = [(make_word_problem, 0.18), (make_arithmetic, 0.12), (make_tool_call, 0.085), (make_fact, 0.06), (make_small_talk, 0.06), (make_text_task, 0.025), (make_recall, 0.03), (make_image, 0.40), (make_audio, 0.04)]
 
 
 class Source:

@@ -7,7 +7,8 @@ import numpy as np
 from training.media import BUDGETS, target_size
 
 KINDS = "circle square triangle star cross ring".split()
-COLOURS = {"red": (214, 30, 34), "orange": (250, 140, 10), "yellow": (245, 222, 30), "green": (30, 160, 50), "cyan": (20, 200, 215), "blue": (30, 60, 215), "purple": (130, 30, 170), "pink": (250, 125, 185), "brown": (120, 68, 25)}
+# A patch loses its brightness in the model's first norm, which leaves the hue: every colour has one of its own, also with the jitter of draw_shape. Brown is not dark orange here.
+COLOURS = {"red": (214, 30, 34), "orange": (253, 170, 12), "yellow": (245, 222, 30), "green": (30, 160, 50), "cyan": (20, 200, 215), "blue": (30, 60, 215), "purple": (130, 30, 170), "pink": (250, 125, 185), "brown": (125, 58, 28)}
 HELD_OUT_PAIRS = {("star", "purple"), ("ring", "orange"), ("cross", "brown")}
 FONT = {0: "01110 10001 10011 10101 11001 10001 01110", 1: "00100 01100 00100 00100 00100 00100 01110", 2: "01110 10001 00001 00110 01000 10000 11111", 3: "11110 00001 00001 01110 00001 00001 11110",
         4: "00010 00110 01010 10010 11111 00010 00010", 5: "11111 10000 11110 00001 00001 10001 01110", 6: "01110 10000 10000 11110 10001 10001 01110", 7: "11111 00001 00010 00100 01000 01000 01000",
@@ -82,7 +83,7 @@ def paint(canvas, mask_of, cx, cy, reach, colour):
 
 
 def draw_shape(r, canvas, item):
-    jitter = [r.uniform(-14, 14) for _ in range(3)]
+    jitter = [r.uniform(-8, 8) for _ in range(3)]
     colour = [min(255.0, max(0.0, c + j)) for c, j in zip(COLOURS[item["colour"]], jitter)]
     turn = r.uniform(-0.2, 0.2) if item["kind"] in ("square", "triangle", "star", "cross") else 0.0
     c, s = np.float32(math.cos(turn)), np.float32(math.sin(turn))
@@ -117,7 +118,7 @@ def scene(r, count=None, pairs="train", kinds=KINDS, colours=None):
     h, w, _ = canvas.shape
     short = min(h, w)
     items = []
-    wanted = count or r.choices([1, 2, 3, 4, 5, 6], [0.2, 0.25, 0.2, 0.15, 0.1, 0.1])[0]
+    wanted = count or r.choices([1, 2, 3, 4, 5, 6], [0.26, 0.25, 0.2, 0.13, 0.09, 0.07])[0]
     for i in range(wanted):
         while True:
             kind, colour = r.choice(kinds), r.choice(colours or list(COLOURS))
@@ -126,7 +127,7 @@ def scene(r, count=None, pairs="train", kinds=KINDS, colours=None):
             if pairs != "train" or (kind, colour) not in HELD_OUT_PAIRS:
                 break
         for _ in range(60):
-            radius = short * r.uniform(0.07, 0.19 if wanted > 3 else 0.22)
+            radius = short * r.uniform(0.08, 0.19 if wanted > 3 else 0.23)
             cx, cy = r.uniform(radius, w - radius), r.uniform(radius, h - radius)
             if all(math.hypot(cx - o["cx"], cy - o["cy"]) > (radius + o["radius"]) * 0.98 for o in items):
                 items.append(dict(kind=kind, colour=colour, cx=cx, cy=cy, radius=radius))
@@ -156,7 +157,7 @@ def counted(n, what):
 def listed(items):
     """What is there, from top to bottom; None if the order is not clear."""
     order = sorted(items, key=lambda i: i["cy"])
-    if any(b["cy"] - a["cy"] < 0.35 * min(a["radius"], b["radius"]) for a, b in zip(order, order[1:])):
+    if any(b["cy"] - a["cy"] < 0.5 * min(a["radius"], b["radius"]) for a, b in zip(order, order[1:])):
         return None
     names = [named(i) for i in order]
     return "I see " + (names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]) + "."
@@ -215,22 +216,23 @@ def make_image_sample(r, recent=None):
         q, answer = r.choice([(f"Which picture has more {plural(shape)}?", more), (f"How many shapes are in the {['first', 'second'][at]} picture?", counted(len([one, two][at]), "shape")),
                               ("Which picture has more shapes?", "Both have the same number." if len(one) == len(two) else "The first picture." if len(one) > len(two) else "The second picture.")])
         return dict(messages=[user(r, [a, b], q)], media=[a, b], reply=answer)
-    if kind < 0.2:
-        picture, digit, colour = digit_scene(r)
-        q, answer = digit_question(r, digit, colour)
-        return dict(messages=[user(r, [picture], q)], media=[picture], reply=answer)
-    if recent and r.random() < 0.5:
-        picture, items = r.choice(recent)
+    items = None
+    if kind < 0.28:
+        picture, *digit = digit_scene(r)
+        asked = [digit_question(r, *digit) for _ in range(r.choice([1, 1, 2]))]
     else:
-        picture, items = scene(r)
-        if recent is not None:
-            recent.append((picture, items))
-            del recent[:-64]
-    asked = [question(r, items) for _ in range(r.choice([1, 1, 2, 3, 4]))]
+        if recent and r.random() < 0.4:
+            picture, items = r.choice(recent)
+        else:
+            picture, items = scene(r)
+            if recent is not None:
+                recent.append((picture, items))
+                del recent[:-64]
+        asked = [question(r, items) for _ in range(r.choice([1, 1, 2, 4, 6, 8]))]  # a picture takes 70 tokens and more that teach nothing by themselves
     messages = [user(r, [picture], asked[0][0])]
     for (_, answer), (q, _) in zip(asked, asked[1:]):
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": q}]
-    thought = listed(items) if r.random() < 0.08 else None
+    thought = listed(items) if items and r.random() < 0.05 else None
     reply = asked[-1][1] if not thought else f"<|channel>thought\n{thought}\n<channel|>{asked[-1][1]}"
     return dict(messages=messages, media=[picture], reply=reply, thinking=bool(thought), all_turns=True)
 

@@ -196,12 +196,13 @@ def acceptance(assistant, target, renderer, device, said, limit, goes_on=lambda:
     from training.assistant import target_context, unroll
 
     image_id, audio_id = (renderer.tokenizer.token_to_id(t) for t in ("<|image|>", "<|audio|>"))
-    table, all_counts = {}, [0] * (STEPS_AHEAD + 1)
-    for name, replies in said.items():
-        counts = [0] * (STEPS_AHEAD + 1)
-        for s, text in replies[:limit]:
-            if not goes_on():
-                break
+    by_set = {}
+    for number in range(limit):  # one of each set in turn, so that all have been asked when the time is over
+        for name, replies in said.items():
+            if number >= len(replies) or not goes_on():
+                continue
+            s, text = replies[number]
+            counts = by_set.setdefault(name, [0] * (STEPS_AHEAD + 1))
             prompt, soft = renderer.prompt_ids(s)
             whole = prompt + renderer.tokenizer.encode(text, add_special_tokens=False).ids + [106]
             row = packing.Row(len(whole))
@@ -219,11 +220,10 @@ def acceptance(assistant, target, renderer, device, said, limit, goes_on=lambda:
                     accepted += 1
                 counts[accepted] += 1
                 last += accepted + 1
-        rounds = max(1, sum(counts))
-        table[name] = round(1 + sum(n * c for n, c in enumerate(counts)) / rounds, 3)
-        all_counts = [a + c for a, c in zip(all_counts, counts)]
+    length = lambda counts: round(1 + sum(n * c for n, c in enumerate(counts)) / max(1, sum(counts)), 3)
+    all_counts = [sum(column) for column in zip(*by_set.values())] or [0] * (STEPS_AHEAD + 1)
     rounds = max(1, sum(all_counts))
-    return {"accept_length": round(1 + sum(n * c for n, c in enumerate(all_counts)) / rounds, 3), "by_set": table, "histogram": all_counts,
+    return {"accept_length": length(all_counts), "by_set": {name: length(counts) for name, counts in by_set.items() if sum(counts)}, "histogram": all_counts,
             "by_position": [round(sum(all_counts[j:]) / rounds, 3) for j in range(1, STEPS_AHEAD + 1)]}
 
 

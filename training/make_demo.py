@@ -1,6 +1,7 @@
 """Makes models/demo and its assistant: data, training, checkpoints, held-out accuracy. One command:
 
     python3 -m training.make_demo --out models/demo --minutes 9.5                 on a GPU: all of it within that time
+    python3 -m training.make_demo --out models/demo --start FOLDER --minutes 9.3  goes on from the model of an earlier run, with its tokenizer
     python3 -m training.make_demo --out /tmp/demo --smoke                         a few steps on a CPU, to see that all of it runs
 
 --pack DIR writes the result, whenever a stage has ended, as demo.tar in parts of 15 MB: `cat DIR/demo.tar.* | tar x -C models/demo`.
@@ -108,12 +109,13 @@ def main():
     parser.add_argument("--minutes", type=float, default=9.5, help="of wall time, for everything")
     parser.add_argument("--batch", type=int, default=32, help="rows")
     parser.add_argument("--row", type=int, default=2048, help="tokens of a row, a multiple of 128")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, help="the highest learning rate: 2e-3, with --start 1.5e-3")
     parser.add_argument("--workers", type=int, default=max(1, min(15, (os.cpu_count() or 2) - 1)))
     parser.add_argument("--template", type=pathlib.Path, default=REPO / "models/demo/chat_template.jinja")
     parser.add_argument("--tokenizer", type=pathlib.Path, help="a tokenizer.json to take instead of learning one")
     parser.add_argument("--tokenizer-only", action="store_true")
     parser.add_argument("--start", type=pathlib.Path, help="a folder whose weights to go on from (and whose tokenizer to take)")
+    parser.add_argument("--fresh-pictures", action="store_true", help="with --start: the embedder of pictures begins anew")
     parser.add_argument("--pack", type=pathlib.Path)
     parser.add_argument("--limit", type=int, default=100, help="held-out questions of each set")
     parser.add_argument("--smoke", action="store_true")
@@ -160,17 +162,22 @@ def main():
     model.initialize()
     if args.start:
         model = Model.load(args.start)
+        if args.fresh_pictures:
+            model.media.initialize_pictures()
     model.to(device)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {name}, {time.time() - BEGAN:.0f} s", flush=True)
     report = {"device": name, "log": []}
+    if args.start:  # what has been learnt already, the latest run first
+        earlier = json.loads((args.start / "training.json").read_text())
+        report["before"] = [{"device": earlier["device"], **earlier["log"][-1]}, *earlier.get("before", [])]
 
     def save(progress=1.0):
         model.save(args.out / "model.safetensors")
         (args.out / "training.json").write_text(json.dumps({**report, "seconds": round(time.time() - BEGAN)}, indent=1))
         pack(args.out, args.pack)
 
-    train.train(model, stream, device, report["log"], at(0.70), steps, args.lr * (0.5 if args.start else 1.0), save)
+    train.train(model, stream, device, report["log"], at(0.70), steps, args.lr or (1.5e-3 if args.start else 2e-3), save)
     del stream
     save()
     print(f"target trained at {time.time() - BEGAN:.0f} s", flush=True)

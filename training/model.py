@@ -81,10 +81,7 @@ class MediaEmbedder(nn.Module):
         self.audio_projection = nn.Linear(a["audio_embed_dim"], hidden, bias=False)
 
     def initialize(self):
-        for p in (self.patch_dense.weight, self.image_projection.weight):
-            nn.init.normal_(p, std=p.shape[1] ** -0.5)
-        nn.init.normal_(self.pos_embedding, std=0.3)
-        nn.init.zeros_(self.patch_dense.bias)
+        self.initialize_pictures()
         # A frame is a waveform: its rows begin as sines and cosines, the dialled tones' first, since the phase of a tone must not matter and random rows find that late.
         from training.audio import FREQUENCIES
 
@@ -95,6 +92,28 @@ class MediaEmbedder(nn.Module):
         waves = [wave * window for f in (*FREQUENCIES, *spread) for wave in (torch.sin(at * f), torch.cos(at * f))]
         with torch.no_grad():
             self.audio_projection.weight.copy_(torch.stack([w / w.norm() for w in waves]) * 0.3)
+
+    def initialize_pictures(self):
+        """A picture's energy falls with the square of the frequency, and training from random rows makes that steeper still: the colour is learnt and the outline is lost. So the rows of
+        patch_dense begin as the lowest cosines of the patch, in brightness and two differences of colours, the weaker a frequency is in pictures the stronger."""
+        rows, side = len(self.patch_dense.weight), math.isqrt(self.patch_dense.weight.shape[1] // 3)
+        mixes = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [0.5, 0.5, -1.0]], dtype=torch.float64)
+        mixes /= mixes.norm(dim=1, keepdim=True)
+        at = (torch.arange(side, dtype=torch.float64) + 0.5) * math.pi / side
+        order = sorted(((u * u + v * v, u, v) for u in range(16) for v in range(16)))[: -(-rows // 3)]
+        waves = [(torch.cos(v * at)[:, None] * torch.cos(u * at), 1 + f**0.5) for f, u, v in order]
+        weights = torch.stack([(wave / wave.norm() * gain)[..., None] * mix for wave, gain in waves for mix in mixes])[:rows].reshape(rows, -1)
+        with torch.no_grad():
+            self.patch_dense.weight.copy_(weights * 0.1)
+        for norm in (self.patch_ln1, self.patch_ln2, self.pos_norm):
+            norm.reset_parameters()
+        nn.init.zeros_(self.patch_dense.bias)
+        nn.init.normal_(self.pos_embedding, std=0.3)
+        nn.init.normal_(self.image_projection.weight, std=self.image_projection.weight.shape[1] ** -0.5)
+
+    def patient(self):
+        """Parameters that read thousands of pixels that look alike: steps that suit the other matrices would wipe out their details."""
+        return [self.patch_dense.weight, self.patch_ln1.weight, self.patch_ln1.bias]
 
     def images(self, patches, xy):
         z = self.patch_ln2(self.patch_dense(self.patch_ln1(patches.float() / 255)))

@@ -19,6 +19,7 @@ GAIN = (["{w}{n} buys {x} more {t}.", "{w}{n} finds {x} {t} in the {p}.", "{f} g
         + ["{w}{n} %s {x} {t} from {f}." % v for v in "buys borrows gets receives wins takes collects".split()]
         + ["{w}{n} is %s {x} {t} by {f}." % v for v in "handed sent lent brought offered left".split()] + ["{w}{s} is %s {x} more {t}." % v for v in "given handed sent brought".split()]
         + ["{w}{f} %s {n} {x} {t}." % v for v in "lends passes mails brings offers".split()] + ["{w}{f} %s {x} of the {t} to {n}." % v for v in "gives hands sends passes".split()]
+        + ["{w}{s} is given {x} {t} by {f}.", "{w}{n} is given another {x} {t}."]
         + ["{n} then %s {x} more {t}." % v for v in "buys finds gets makes wins".split()] + ["{n} also %s {x} {t}." % v for v in "earns gets buys collects finds".split()])
 LOSS = (["{w}{n} gives {x} {t} to {f}.", "{w}{n} loses {x} {t}.", "{w}{n} sells {x} {t} at the {p}.", "{f} takes {x} of the {t}.", "{n} leaves {x} {t} at the {p}.", "{x} of the {t} break.",
          "{n} hands {x} {t} to {f}.", "{w}{n} throws {x} {t} away.", "{w}{s} gives {x} of them to {f}.", "{w}{s} sells {x} of them.", "{w}{x} of them get lost.", "{n} gives {f} {x} {t}.",
@@ -56,6 +57,8 @@ TOGETHER = ["{n} has {a} {t} and {f} has {b} {t}. How many {t} do they have toge
 MORE_THAN = ["{n} has {a} {t} and {f} has {b} {t}. How many more {t} does {n} have than {f}?", "{n} has {a} {t}, {f} only {b}. How many more {t} does {n} have?", "{f} has {b} {t} and {n} has {a}. How many fewer {t} does {f} have than {n}?",
              "{n} is {a} years old and {f} is {b}. How many years older is {n}?", "{n} needs {a} {t} but has only {b}. How many more {t} does {n} need?", "{f} has {b} {t}. {n} has {a}. How many more {t} does {n} have than {f}?",
              "{n} has {a} {t} and {f} has {b}. How many fewer {t} does {f} have than {n}?", "{f} has only {b} {t}, {n} has {a}. How many fewer does {f} have?", "{f} has {b} {t} and {n} has {a}. How many more does {n} have than {f}?",
+             "{f} sold {b} {t} and {n} sold {a}. How many fewer {t} did {f} sell than {n}?", "{f} has {b} {t} and {n} has {a} {t}. How many fewer {t} has {f} than {n}?",
+             "{f} has {b} {t}, and {n} has {a}. By how many {t} does {f} have fewer?",
              "{f} found {b} {t} and {n} found {a}. How many fewer {t} did {f} find than {n}?"]
 CHANGE = ["{n} pays with {m} dollars for {a} {t} at {b} dollars each. How many dollars does {n} get back?", "{n} has {m} dollars and buys {a} {t} for {b} dollars each. How many dollars are left?",
           "{a} {t} cost {b} dollars each. {n} pays with {m} dollars. How much change does {n} get in dollars?"]

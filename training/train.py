@@ -71,10 +71,13 @@ def train(model, stream, device, log, ends_at, steps=0, peak=2e-3, checkpoint=No
     batch = move(next(stream), device)
     loss_function = compile_for(model, batch, device)
     print(f"ready after {time.time() - began:.0f} s", flush=True)
-    decay = [p for p in model.parameters() if p.dim() == 2 and p is not model.embed_tokens.weight]
-    others = [p for p in model.parameters() if p.dim() != 2 or p is model.embed_tokens.weight]
+    patient = model.media.patient() if model.media else []
+    quick = [p for p in model.parameters() if all(p is not q for q in patient)]
+    decay = [p for p in quick if p.dim() == 2 and p is not model.embed_tokens.weight]
+    others = [p for p in quick if p.dim() != 2 or p is model.embed_tokens.weight]
+    scales = [1.0, 1.0, 0.1]
     fused = {"fused": True} if device == "cuda" else {}
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=peak, betas=(0.9, 0.95), eps=1e-8, **fused)
+    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}, {"params": patient, "weight_decay": 0.0}], lr=peak, betas=(0.9, 0.95), eps=1e-8, **fused)
     parameters = [p for p in model.parameters()]
     average, averaging = [p.detach().clone() for p in parameters], False
     saves = [0.6, 0.8, 0.95]
@@ -85,8 +88,8 @@ def train(model, stream, device, log, ends_at, steps=0, peak=2e-3, checkpoint=No
             break
         # Warm-up by steps, constant to 60 %, then linear to 2 %.
         lr = peak * min(1.0, (step + 1) / 100) * (1.0 if progress < 0.6 else max(0.02, 1 - 0.98 * (progress - 0.6) / 0.4))
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        for group, scale in zip(optimizer.param_groups, scales):
+            group["lr"] = lr * scale
         if step:
             asked = time.time()
             batch = next(stream)

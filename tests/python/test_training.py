@@ -113,6 +113,33 @@ def test_answers_about_pictures_follow_from_what_was_drawn():
             assert a == images.counted(len(items), "shape")
 
 
+def test_every_colour_keeps_a_hue_of_its_own():
+    """The model's first norm takes brightness and contrast away: what is left, jitter included, must name the colour."""
+    np = pytest.importorskip("numpy")
+    r = random.Random(14)
+    hue = lambda c: (c - c.mean()) / np.linalg.norm(c - c.mean())
+    wanted = {name: hue(np.array(c, float)) for name, c in images.COLOURS.items()}
+    for name in images.COLOURS:
+        for _ in range(300):
+            canvas = np.full((48, 48, 3), r.uniform(0, 255), np.float32)
+            images.draw_shape(r, canvas, dict(kind="circle", colour=name, cx=24, cy=24, radius=20))
+            assert max(wanted, key=lambda n: float(wanted[n] @ hue(canvas[24, 24].astype(float)))) == name
+
+
+def test_pictures_begin_as_cosines():
+    torch = pytest.importorskip("torch")
+    from training import config
+    from training.model import MediaEmbedder
+
+    media_embedder = MediaEmbedder(config.model_config(512, dict.fromkeys(["<|image|>", "<|audio|>", "<|video|>", "<|image>", "<image|>", "<|audio>", "<audio|>"], 500)))
+    media_embedder.initialize()
+    rows = media_embedder.patch_dense.weight
+    sizes = rows.detach().norm(dim=1)
+    unit = rows / sizes[:, None]
+    assert torch.allclose(unit @ unit.T, torch.eye(len(rows)), atol=1e-4)
+    assert sizes[-1] > 5 * sizes[:3].max() and (sizes.diff() > -1e-4).all()  # the details are raised
+
+
 def test_one_in_ten_is_held_out():
     assert 0.07 < sum(held_out("x", i) for i in range(5000)) / 5000 < 0.13
 
