@@ -101,10 +101,10 @@ class MediaEmbedder(nn.Module):
         mixes /= mixes.norm(dim=1, keepdim=True)
         at = (torch.arange(side, dtype=torch.float64) + 0.5) * math.pi / side
         order = sorted(((u * u + v * v, u, v) for u in range(16) for v in range(16)))[: -(-rows // 3)]
-        waves = [(torch.cos(v * at)[:, None] * torch.cos(u * at), 1 + f**0.5) for f, u, v in order]
+        waves = [(torch.cos(v * at)[:, None] * torch.cos(u * at), (1 + f**0.5) ** 2) for f, u, v in order]
         weights = torch.stack([(wave / wave.norm() * gain)[..., None] * mix for wave, gain in waves for mix in mixes])[:rows].reshape(rows, -1)
         with torch.no_grad():
-            self.patch_dense.weight.copy_(weights * 0.1)
+            self.patch_dense.weight.copy_(weights * 0.02)
         for norm in (self.patch_ln1, self.patch_ln2, self.pos_norm):
             norm.reset_parameters()
         nn.init.zeros_(self.patch_dense.bias)
@@ -112,7 +112,8 @@ class MediaEmbedder(nn.Module):
         nn.init.normal_(self.image_projection.weight, std=self.image_projection.weight.shape[1] ** -0.5)
 
     def patient(self):
-        """Parameters that read thousands of pixels that look alike: steps that suit the other matrices would wipe out their details."""
+        """Parameters that read thousands of pixels that look alike: steps that suit the other matrices would wipe out their details. Measured on a CPU at a third of the resolution, one shape a
+        picture, after 1200 steps of 96: which shape it is was right in 25 % with random rows and plain steps, 39 % with cosines and steps of 0.04, 52 % with details raised and of 0.004."""
         return [self.patch_dense.weight, self.patch_ln1.weight, self.patch_ln1.bias]
 
     def images(self, patches, xy):

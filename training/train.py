@@ -75,7 +75,7 @@ def train(model, stream, device, log, ends_at, steps=0, peak=2e-3, checkpoint=No
     quick = [p for p in model.parameters() if all(p is not q for q in patient)]
     decay = [p for p in quick if p.dim() == 2 and p is not model.embed_tokens.weight]
     others = [p for p in quick if p.dim() != 2 or p is model.embed_tokens.weight]
-    scales = [1.0, 1.0, 0.1]
+    scales = [1.0, 1.0, 0.003]
     fused = {"fused": True} if device == "cuda" else {}
     optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}, {"params": patient, "weight_decay": 0.0}], lr=peak, betas=(0.9, 0.95), eps=1e-8, **fused)
     parameters = [p for p in model.parameters()]
