@@ -1,5 +1,6 @@
 // 1 to 8 rows. What counts is that the weights stream without a gap: CTAs stay for the whole launch, x [8 rows] lies in shared memory, and what x leaves of it is
-// a ring for each warp, kept full by bulk copies, the first of them on their way before the kernel ahead has ended.
+// a ring for each warp, kept full by bulk copies, the first of them on their way before the kernel ahead has ended. Those take turns: a queue of all that the rings
+// hold would delay the few reads of that kernel by the microseconds that the early start is to save.
 //
 // Groups of eight warps; a group takes a pair of tiles of 16 outputs at a time, warp s its segment s of both (with a gate, of gate's pair, then of up's). The
 // eight sums are added in order through shared memory. NVFP4, whose unpacking costs the most, needs four groups a CTA to keep the schedulers busy.
@@ -14,6 +15,7 @@ namespace {
 constexpr int kGroupThreads = kSegments * 32;
 constexpr int kTileSums = 128, kGroupSums = kSegments * 2 * kTileSums;  // of a tile and eight rows; of a pair's segments
 constexpr int kMostStages = 4, kBarrierBytes = 1024;
+constexpr int kEarlyTurns = 2;  // groups whose copies are under way at a time until the kernel ahead has ended: 37 or 64 KiB a multiprocessor saturate the memory
 
 struct Params {
   const __nv_bfloat16* x;
@@ -89,10 +91,17 @@ __global__ void __launch_bounds__(kGroups * kGroupThreads, 1) narrow(const __gri
     for (int s = 0; s < p.stages; ++s) barrier_init(&barriers[s], 1);
     barrier_init_fence();
   }
-  __syncwarp();
+  __syncthreads();
   Stream<kFormat, kGated> stream(p, slice, first_pair, pair_stride, segment_first, segment_last);
-  for (int s = 0; s < p.stages; ++s) stream.fetch(ring + s * kUnitBytes, &barriers[s]);
   let_next_kernel_start();
+  for (int s = 0; s < p.stages; ++s) {
+    // The turn before: of another group, as far as it has that many units.
+    const int turn = s * kGroups + group - kEarlyTurns, of_group = turn % kGroups, of_stage = turn / kGroups;
+    if (turn >= 0 && of_stage < (segment_last - segment_first) * kHalves && of_group * slice_ctas + blockIdx.x / p.slices < p.pairs) {
+      barrier_wait(reinterpret_cast<uint64_t*>(shared) + (of_group * kSegments + segment) * kMostStages + of_stage, 0);
+    }
+    stream.fetch(ring + s * kUnitBytes, &barriers[s]);
+  }
   wait_for_earlier_kernels();
   for (int row = 0, chunk = threadIdx.x, chunks = slice_inputs / 8;; chunk += kThreads) {
     while (chunk >= chunks && row < p.rows) chunk -= chunks, ++row;
