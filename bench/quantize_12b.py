@@ -88,7 +88,7 @@ def main():
     work.mkdir(parents=True)
     commit = subprocess.run(["git", "-C", str(REPO), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
-    report = {"machine": f"{cpu}, {os.cpu_count()} cores, {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') >> 30} GiB", "commit": commit, "disk_free_bytes": shutil.disk_usage(work).free, "runs": {}}
+    report = {"machine": f"{cpu}, {len(os.sched_getaffinity(0))} cores, {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') >> 30} GiB", "commit": commit, "disk_free_bytes": shutil.disk_usage(work).free, "runs": {}}
     hashes = {}
 
     def save():
