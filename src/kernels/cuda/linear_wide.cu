@@ -2,7 +2,7 @@
 // warp keeps a ring of stages full: the units of the weight tiles, and the rows' 128 inputs in the swizzle that wgmma reads. Weights are unpacked into
 // registers, one step ahead of the products that use them.
 //
-// Up to 32 rows what counts is that enough CTAs stream: two share a multiprocessor, and where there are few blocks of outputs, clusters of four divide the
+// Up to 32 rows what counts is that enough CTAs stream: two share a multiprocessor, and where there are few blocks of outputs, clusters of two or four divide the
 // segments of K (kSplit) and add their sums, in order, through each other's shared memory. From 64 rows on a CTA has a multiprocessor of its own, and the warp
 // that fetches is part of a warpgroup that gives its registers to the others.
 #include "kernels/cuda/launch.cuh"
@@ -17,17 +17,19 @@
 namespace nibble::cuda {
 namespace {
 constexpr int kFewBlocks = 200;  // fewer do not fill the device's multiprocessors twice
+constexpr int kSlots = 264;  // two CTAs on each of 132 multiprocessors; more than one wave costs more than a split gains
 constexpr int kSharedLimit = 232448 - 1024, kCtaTiles = 8, kConsumers = kCtaTiles * 32;
 
-template <WeightFormat kFormat, int kRows>
+template <WeightFormat kFormat, int kRows, int kSplit>
 struct Layout {
   static constexpr int kCtas = kRows <= 32 ? 2 : 1, kThreads = kConsumers + (kCtas == 1 ? 128 : 32);
   static constexpr int kUnits = 128 / unit_inputs(kFormat);  // a stage is 128 inputs: of every pair of tiles its units, of the rows two runs of 64
   static constexpr int kPairBytes = kUnits * pair_unit_bytes(kFormat);
   static constexpr int kWeightBytes = kCtaTiles / 2 * kPairBytes;
   static constexpr int kStageBytes = kWeightBytes + 2 * kRows * 128;
-  static constexpr int kStages = std::min(8, (kSharedLimit / kCtas - 4096) / kStageBytes);
-  static constexpr int kSharedBytes = 2048 + kStages * kStageBytes;
+  static constexpr int kWaiting = kSplit == 2 ? (kSegments / 2 - 1) * (kRows / 2) * kConsumers * 4 : 0;  // bytes of sums behind the ring
+  static constexpr int kStages = std::min(8, (kSharedLimit / kCtas - 4096 - kWaiting) / kStageBytes);
+  static constexpr int kSharedBytes = 2048 + kStages * kStageBytes + kWaiting;
   static_assert(kStages >= 2 && kWeightBytes % 1024 == 0 && kRows * 128 % 1024 == 0);
 };
 
@@ -84,8 +86,8 @@ __device__ __forceinline__ void multiply(float (&acc)[kRows / 2], const uint32_t
 }
 
 template <WeightFormat kFormat, int kRows, bool kGated, int kSplit>
-__global__ void __launch_bounds__((Layout<kFormat, kRows>::kThreads), (Layout<kFormat, kRows>::kCtas)) wide(const __grid_constant__ Params p, const __grid_constant__ CUtensorMap x_map) {
-  using L = Layout<kFormat, kRows>;
+__global__ void __launch_bounds__((Layout<kFormat, kRows, kSplit>::kThreads), (Layout<kFormat, kRows, kSplit>::kCtas)) wide(const __grid_constant__ Params p, const __grid_constant__ CUtensorMap x_map) {
+  using L = Layout<kFormat, kRows, kSplit>;
   extern __shared__ uint8_t unaligned[];
   uint8_t* const shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(unaligned) + 1023) / 1024 * 1024);
   auto* const full = reinterpret_cast<uint64_t*>(shared);
@@ -149,9 +151,20 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows>::kThreads), (Layout<kF
   } else {
     if constexpr (L::kCtas == 1) more_registers<232>();
     wait_for_earlier_kernels();  // the results are written where an earlier kernel may still read
-    float acc[kRows / 2], total[kRows / 2];  // of a segment; of those before. Split: of the second and the first
+    float acc[kRows / 2], total[kRows / 2];  // of a segment; of those before. Split in four: of the second and the first; in two: the first three wait in shared memory
 #pragma unroll
     for (int i = 0; i < kRows / 2; ++i) acc[i] = total[i] = 0.0f;
+    float* const waiting = reinterpret_cast<float*>(ring + L::kStages * L::kStageBytes) + threadIdx.x;
+    const auto keep = [&](int segment) {  // a segment that is not the CTA's last
+#pragma unroll
+      for (int i = 0; i < kRows / 2; ++i) {
+        if constexpr (L::kWaiting > 0) {
+          waiting[((segment - kOwn * rank) * (kRows / 2) + i) * kConsumers] = acc[i];
+        } else {
+          total[i] += acc[i];
+        }
+      }
+    };
     int stage = 0, parity = 0;
     const auto next_stage = [&] {
       if (++stage == L::kStages) stage = 0, parity ^= 1;
@@ -166,16 +179,17 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows>::kThreads), (Layout<kF
       for (int i = 0; i < kRows / 2; ++i) unit_sum[i] = 0.0f;
       const LinearPart& part = part_of(warp);
       const float* scales = part.scales + int64_t{min(tile_of(warp), part.tiles - 1) / (128 / kTileOutputs)} * (p.slices * p.units) + slice * p.units;
-      int segment = kOwn * rank, segment_last = unit_first;
+      int segment = kOwn * rank, segment_last = segment_begin(p.units, segment + 1);
       if (num_units > 0) {
         barrier_wait(&full[stage], parity);
         load_fragments<kFormat>(pair_in(stage), warp % 2, 0, lane, a[0]);
       }
       for (int unit = unit_first; unit < unit_first + num_units; ++unit) {
         while (unit == segment_last) {
+          keep(segment);
 #pragma unroll
-          for (int i = 0; i < kRows / 2; ++i) total[i] += acc[i], acc[i] = 0.0f;
-          segment_last = segment_begin(p.units, ++segment);
+          for (int i = 0; i < kRows / 2; ++i) acc[i] = 0.0f;
+          segment_last = segment_begin(p.units, ++segment + 1);
         }
         const float scale = __ldg(scales + unit);
         multiply<kRows>(unit_sum, a[0], rows_in(stage), 0, 0, true);
@@ -193,12 +207,11 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows>::kThreads), (Layout<kF
 #pragma unroll
         for (int i = 0; i < kRows / 2; ++i) acc[i] = fmaf(scale, unit_sum[i], acc[i]);
       }
-      if constexpr (kSplit == 1) {
+      // The last ones may be empty.
+      for (; segment < kOwn * (rank + 1) - (kSplit > 1); ++segment) {
+        keep(segment);
 #pragma unroll
-        for (int i = 0; i < kRows / 2; ++i) total[i] += acc[i];
-      } else if (segment < kOwn * (rank + 1)) {  // the second segment is empty
-#pragma unroll
-        for (int i = 0; i < kRows / 2; ++i) total[i] += acc[i], acc[i] = 0.0f;
+        for (int i = 0; i < kRows / 2; ++i) acc[i] = 0.0f;
       }
     } else {
       int previous = -1;  // a stage whose last products are under way
@@ -227,8 +240,7 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows>::kThreads), (Layout<kF
           for (int i = 0; i < kRows / 2; ++i) acc[i] = 0.0f;
         }
         if (kSplit > 1 && segment == kOwn * (rank + 1) - 1) break;
-#pragma unroll
-        for (int i = 0; i < kRows / 2; ++i) total[i] += acc[i];
+        keep(segment);
       }
     }
 
@@ -236,13 +248,16 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows>::kThreads), (Layout<kF
     const LinearPart& part = part_of(warp);
     const int column = tile_of(warp) * kTileOutputs + g;
     if constexpr (kSplit > 1) {
-      static_assert(kOwn == 2 && !kGated && L::kStages * L::kStageBytes >= kRows * kConsumers * 4 && kRows / 2 % kSplit == 0);
+      // The sums of all but the last segment [kOwn - 1], and of the last, where the ring was.
+      constexpr int kSums = kRows / 2 * kConsumers;
+      static_assert(!kGated && L::kStages * L::kStageBytes >= 2 * kSums * 4 && kRows / 2 % kSplit == 0);
       named_barrier<kConsumers>(1);  // the ring is done with
-      float* const sums = reinterpret_cast<float*>(ring) + threadIdx.x;
+      float* const last = reinterpret_cast<float*>(ring) + threadIdx.x;
+      float* const others = L::kWaiting > 0 ? waiting : last + kSums;
 #pragma unroll
       for (int i = 0; i < kRows / 2; ++i) {
-        sums[i * kConsumers] = total[i];
-        sums[(kRows / 2 + i) * kConsumers] = acc[i];
+        last[i * kConsumers] = acc[i];
+        if (L::kWaiting == 0) others[i * kConsumers] = total[i];
       }
       cluster_barrier();
 #pragma unroll
@@ -250,7 +265,7 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows>::kThreads), (Layout<kF
         const int i = rank * (kRows / 2 / kSplit) + j;
         float parts[kSegments];
 #pragma unroll
-        for (int s = 0; s < kSegments; ++s) parts[s] = load_in_cluster(sums + (s % kOwn * (kRows / 2) + i) * kConsumers, s / kOwn);
+        for (int s = 0; s < kSegments; ++s) parts[s] = load_in_cluster((s % kOwn == kOwn - 1 ? last : others + s % kOwn * kSums) + i * kConsumers, s / kOwn);
 #pragma unroll
         for (int s = 1; s < kSegments; ++s) parts[0] += parts[s];
         const int row = i / 4 * 8 + 2 * t + i % 2, out = column + (i % 4 / 2) * 8;
@@ -289,11 +304,16 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows>::kThreads), (Layout<kF
 
 template <WeightFormat kFormat, int kRows, bool kGated, int kSplit = 1>
 void run(const Params& p, const CUtensorMap& x_map, cudaStream_t stream) {
-  using L = Layout<kFormat, kRows>;
+  using L = Layout<kFormat, kRows, kSplit>;
   int blocks = 0;
   for (int i = 0; i < (kGated ? 1 : p.num_parts); ++i) blocks += (p.parts[i].tiles * (kGated ? 2 : 1) + kCtaTiles - 1) / kCtaTiles;
   if constexpr (!kGated && kRows <= 32 && kSplit == 1) {
-    if (blocks * p.slices < kFewBlocks) return run<kFormat, kRows, kGated, 4>(p, x_map, stream);
+    if (blocks * p.slices * 4 <= kSlots) return run<kFormat, kRows, kGated, 4>(p, x_map, stream);
+    if constexpr (kFormat == WeightFormat::bf16) {  // no room for the sums that wait: rather two waves
+      if (blocks * p.slices < kFewBlocks) return run<kFormat, kRows, kGated, 4>(p, x_map, stream);
+    } else if (blocks * p.slices * 2 <= kSlots) {
+      return run<kFormat, kRows, kGated, 2>(p, x_map, stream);
+    }
   }
   constexpr auto kernel = wide<kFormat, kRows, kGated, kSplit>;
   static const bool ready = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kSharedBytes) == cudaSuccess;
