@@ -55,12 +55,13 @@ void load_assistant(const ModelFlags& flags, LoadedModel& loaded) {
 std::string_view kv_name(DType dtype) { return dtype == DType::f32 ? "float32" : dtype == DType::bf16 ? "bfloat16" : "fp8_e4m3"; }
 }  // namespace
 
+bool may_use_cuda(const ModelFlags& flags) { return flags.device != "cpu" && flags.dtype != "float32" && flags.kv_cache_dtype != "float32"; }
+
 std::unique_ptr<Backend> choose_backend(const ModelFlags& flags, bool record) {
-  const bool cpu_only = flags.dtype == "float32" || flags.kv_cache_dtype == "float32";
-  if (flags.device == "cuda" && cpu_only) {
+  if (flags.device == "cuda" && !may_use_cuda(flags)) {
     raise(ErrorCode::invalid_argument, "--device cuda computes in bfloat16 with a bfloat16 or fp8_e4m3 KV cache; use --device cpu for float32");
   }
-  if (flags.device != "cpu" && !cpu_only) {
+  if (may_use_cuda(flags)) {
     try {
       return make_cuda_backend({.max_rows = flags.max_rows, .record = record});
     } catch (const Error& error) {

@@ -38,6 +38,9 @@ struct ModelFlags {
   SpeculativeFlags speculative;
 };
 
+// Whether the flags leave a GPU as a choice.
+bool may_use_cuda(const ModelFlags& flags);
+
 // The device that --device and the other flags ask for; auto: the GPU where there is one that the build's kernels run on and it can do what they ask, else the CPU.
 // record: whether a device repeats small steps as records.
 std::unique_ptr<Backend> choose_backend(const ModelFlags& flags, bool record = true);

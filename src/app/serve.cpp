@@ -199,7 +199,11 @@ HttpResponse not_yet(const HttpRequest& request) {
   return error_response(503, "the server is starting: the model is being loaded", "", "unavailable");
 }
 
-int run(const ServeFlags& flags) {
+// A GPU is idle in small steps; on a CPU long ones hold up the other streams.
+constexpr const char *kGpuPrefill = "2048", *kCpuPrefill = "512";
+
+int run(ServeFlags flags) {
+  if (flags.integer("chunked-prefill-size") == 0) flags.values["chunked-prefill-size"] = may_use_cuda(model_flags(flags)) && has_cuda_device() ? kGpuPrefill : kCpuPrefill;
   configure_log({.level = level_of(flags.text("log-level")), .utc = flags.flag("log-utc"), .json = flags.text("log-format") == "json", .to_stdout = true});
   // Signals are taken by sigwait below, also in threads started from here on.
   sigset_t signals;

@@ -68,7 +68,7 @@ const Flag kFlags[] = {
     {"max-running-requests", Type::integer, Fate::use, "256", "sequences computed at once"},
     {"max-queued-requests", Type::integer, Fate::use, "4096", "beyond it: 503"},
     {"max-total-tokens", Type::integer, Fate::use, "0", "tokens in the KV cache (default: automatic)"},
-    {"chunked-prefill-size", Type::integer, Fate::use, "512", "prompt tokens in one step"},
+    {"chunked-prefill-size", Type::integer, Fate::use, "0", "prompt tokens in one step (default: 2048 on a GPU, 512 on a CPU)"},
     {"schedule-policy", Type::text, Fate::use, "fcfs", "fcfs, lpm, lof, random"},
     {"disable-radix-cache", Type::boolean, Fate::use, "false", "no reuse of prefixes"},
     {"random-seed", Type::integer, Fate::use, "", "base of the seeds of requests without one"},

@@ -285,7 +285,7 @@ ServeFlags parse_serve_flags(std::span<const std::string> args, std::vector<std:
   check_range(flags, "constrained-json-max-whitespace-cnt", 0, 1000, problems);
   check_range(flags, "decode-log-interval", 0, 1 << 30, problems);
   if (flags.integer("chunked-prefill-size") == -1) flags.values["chunked-prefill-size"] = "8192";
-  check_range(flags, "chunked-prefill-size", 1, 1 << 16, problems);
+  check_range(flags, "chunked-prefill-size", 0, 1 << 16, problems);
   return flags;
 }
 

@@ -147,4 +147,5 @@ struct CudaBackendOptions {
 };
 // Raises unavailable, with the reason, in a build without CUDA or on a machine without a device that it runs on.
 std::unique_ptr<Backend> make_cuda_backend(const CudaBackendOptions& options);
+bool has_cuda_device(int device = 0);  // one that it would not refuse
 }  // namespace nibble

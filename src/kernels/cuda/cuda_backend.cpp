@@ -42,20 +42,26 @@ float activation_scale(const PreparedLinear& linear) { return static_cast<const 
 
 constexpr int64_t kPartialBytes = int64_t{1} << 30, kStagingBytes = int64_t{64} << 20;
 
+// Raises unavailable where the kernels cannot run.
+cudaDeviceProp usable_device(int device) {
+  int count = 0;
+  if (const cudaError_t status = cudaGetDeviceCount(&count); status != cudaSuccess || count <= device) {
+    (void)cudaGetLastError();
+    raise(ErrorCode::unavailable, "--device cuda: {} (devices found: {})", status == cudaSuccess ? "no such device" : cudaGetErrorString(status), count);
+  }
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  if (properties.major != 9 || properties.minor != 0) {
+    raise(ErrorCode::unavailable, "--device cuda: {} has compute capability {}.{}; this build's kernels run on 9.0 (Hopper); use --device cpu", properties.name, properties.major,
+          properties.minor);
+  }
+  return properties;
+}
+
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(const CudaBackendOptions& options) : options_(options) {
-    int count = 0;
-    if (const cudaError_t status = cudaGetDeviceCount(&count); status != cudaSuccess || count <= options.device) {
-      (void)cudaGetLastError();
-      raise(ErrorCode::unavailable, "--device cuda: {} (devices found: {})", status == cudaSuccess ? "no such device" : cudaGetErrorString(status), count);
-    }
+  explicit CudaBackend(const CudaBackendOptions& options) : options_(options), properties_(usable_device(options.device)) {
     check(cudaSetDevice(options.device), "cudaSetDevice");
-    check(cudaGetDeviceProperties(&properties_, options.device), "cudaGetDeviceProperties");
-    if (properties_.major != 9 || properties_.minor != 0) {
-      raise(ErrorCode::unavailable, "--device cuda: {} has compute capability {}.{}; this build's kernels run on 9.0 (Hopper); use --device cpu", properties_.name,
-            properties_.major, properties_.minor);
-    }
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     upload_ = std::make_unique<StepTableUpload>(options_);
     cudaDriverEntryPointQueryResult found{};
@@ -580,4 +586,12 @@ class CudaBackend final : public Backend {
 }  // namespace
 
 std::unique_ptr<Backend> make_cuda_backend(const CudaBackendOptions& options) { return std::make_unique<CudaBackend>(options); }
+bool has_cuda_device(int device) {
+  try {
+    usable_device(device);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
 }  // namespace nibble

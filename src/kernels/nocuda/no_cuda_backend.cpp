@@ -6,4 +6,5 @@ namespace nibble {
 std::unique_ptr<Backend> make_cuda_backend(const CudaBackendOptions&) {
   raise(ErrorCode::unavailable, "--device cuda: this program was built without CUDA; use --device cpu, or build with the cuda preset");
 }
+bool has_cuda_device(int) { return false; }
 }  // namespace nibble
