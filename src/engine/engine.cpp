@@ -50,6 +50,12 @@ struct Engine::Impl {
     int32_t logit_row;
   };
   std::vector<Going> going;
+  // Where the model computes aside, what a step has to say is said while the next one is under way.
+  struct Said {
+    std::shared_ptr<RequestState> state;
+    TokenEvent event;
+  };
+  std::vector<Said> unsaid;
   DraftController controller;
   double forced = 0;  // drafts owed by a forced acceptance length
 
@@ -107,9 +113,10 @@ struct Engine::Impl {
       std::vector<Arrival> new_requests;
       std::vector<Cancel> new_cancels;
       bool flush = false;
+      const bool has_work = scheduler.num_running() + scheduler.num_waiting() > 0;
+      if (!has_work) say();
       {
         std::unique_lock lock(mutex);
-        const bool has_work = scheduler.num_running() + scheduler.num_waiting() > 0;
         busy = has_work || !arrivals.empty();
         if (!busy) {
           published.last_progress_seconds = monotonic_seconds();
@@ -136,6 +143,7 @@ struct Engine::Impl {
         scheduler.add(std::move(state));
       }
       for (const Cancel& cancel : new_cancels) apply(cancel);
+      if (!new_cancels.empty()) say();
       if (flush) {
         const bool done = scheduler.flush_cache();
         publish();  // whoever hears of it may look at the pages at once
@@ -169,6 +177,7 @@ struct Engine::Impl {
     const auto error = [] { return Error(ErrorCode::internal, "the engine has failed; the server ends"); };
     if (options.on_failure) options.on_failure(why);
     for (Sequence* s : scheduler.all()) end_with_error(*s, error());
+    say();
     for (const Arrival& arrival : unheard) {
       if (arrival.request->on_token) arrival.request->on_token({.choice = 0, .id = -1, .logprob = 0, .top = {}, .finish = FinishReason::abort, .error = error(), .cached_tokens = 0});
     }
@@ -192,7 +201,15 @@ struct Engine::Impl {
   }
 
   void emit(Sequence& sequence, TokenEvent&& event) {
-    if (!sequence.state->silent && sequence.request().on_token) sequence.request().on_token(std::move(event));
+    unsaid.push_back({sequence.state, std::move(event)});
+    if (model.kept_logit_rows() == 0) say();
+  }
+
+  void say() {
+    for (Said& s : unsaid) {
+      if (!s.state->silent && s.state->request->on_token) s.state->request->on_token(std::move(s.event));
+    }
+    unsaid.clear();
   }
 
   // The choice's last event; then it is gone.
@@ -213,6 +230,7 @@ struct Engine::Impl {
     const std::vector<PlannedRows> plan = scheduler.plan();
     if (plan.empty()) {
       refuse_what_cannot_run();
+      say();
       return true;
     }
     std::vector<int32_t> ids, logit_rows;
@@ -241,6 +259,7 @@ struct Engine::Impl {
     if (logits.size() < host_rows * vocab) logits.resize(host_rows * vocab);
     try {
       model.forward({ids, slices, logit_rows, media}, kept ? nullptr : logits.data());
+      say();
       if (kept) rank_kept(plan);
     } catch (const std::exception& error) {
       log_error("a forward step failed: {}", error.what());
@@ -252,6 +271,7 @@ struct Engine::Impl {
         return false;
       }
       for (const PlannedRows& p : plan) end_with_error(*p.sequence, Error(ErrorCode::internal, "the model failed to compute this step"));
+      say();
       return true;
     }
     num_failed_steps = 0;
