@@ -130,6 +130,7 @@ int run_bench_offline(const BenchOfflineFlags& flags) {
   if (!speculates && !flags.forced.empty()) raise(ErrorCode::invalid_argument, "--force-acceptance: wants --speculative-algorithm NEXTN and the assistant beside it");
   const auto most_drafts = static_cast<int>(speculates ? speculative.num_steps : 0);
   model.max_rows = flags.chunked_prefill + most * (most_drafts + 1);
+  model.max_running = most;
   // Whole pages for every sequence, and one page of slack each.
   if (model.max_total_tokens == 0) model.max_total_tokens = static_cast<int64_t>(most) * ((longest + flags.output_len + most_drafts + 15) / 16 + 1) * 16;
   const auto loaded = load_model(model);

@@ -6,6 +6,7 @@
 #include "base/file_io.h"
 #include "base/log.h"
 #include "formats/model_folder.h"
+#include "model/memory_plan.h"
 
 namespace nibble {
 namespace {
@@ -145,18 +146,22 @@ std::unique_ptr<LoadedModel> load_model(const ModelFlags& flags) {
   options.kv_cache = loaded->kv_cache;
   options.activation_quant = flags.activation_quant == "nvfp4" ? ActivationQuant::nvfp4 : ActivationQuant::none;
   options.max_rows = max_rows;
-  // Automatic: room for eight full contexts, within 2 GiB.
-  const int64_t page = page_bytes(loaded->config, LayerKind::full, options.kv_cache) + page_bytes(loaded->config, LayerKind::sliding, options.kv_cache);
-  const int64_t most = std::max<int64_t>((int64_t{2} << 30) / std::max<int64_t>(page, 1), 64);
-  const int64_t wanted = flags.max_total_tokens > 0 ? flags.max_total_tokens : int64_t{8} * loaded->context_length;
-  const int64_t pages = std::min((wanted + kPageTokens - 1) / kPageTokens, flags.max_total_tokens > 0 ? wanted : most);
-  options.num_full_pages = options.num_sliding_pages = static_cast<int32_t>(std::max<int64_t>(pages, 4));
+  const Backend::Memory memory = loaded->backend->memory();
+  const MemoryPlan plan = plan_memory({.device_bytes = memory.total_bytes, .free_bytes = memory.free_bytes, .weight_bytes = device_weight_bytes(loaded->weights),
+                                       .working_bytes = device_working_bytes(loaded->config, loaded->weights, max_rows), .page_tokens = kPageTokens, .sliding_window = loaded->config.sliding_window,
+                                       .full_page_bytes = page_bytes(loaded->config, LayerKind::full, options.kv_cache),
+                                       .sliding_page_bytes = page_bytes(loaded->config, LayerKind::sliding, options.kv_cache), .max_running = flags.max_running, .max_rows = max_rows,
+                                       .context_length = loaded->context_length, .fraction = flags.mem_fraction, .max_total_tokens = flags.max_total_tokens});
+  log_info("memory: {}", plan.text);
+  if (flags.mem_fraction > 0 && memory.total_bytes == 0) log_info("--mem-fraction-static has no effect on a CPU; --max-total-tokens sets the size of the KV cache");
+  options.num_full_pages = plan.num_full_pages;
+  options.num_sliding_pages = plan.num_sliding_pages;
   loaded->model = std::make_unique<Gemma4Model>(loaded->config, loaded->weights, options, *loaded->backend);
   if (!flags.speculative.algorithm.empty()) load_assistant(flags, *loaded);
   loaded->load_seconds = monotonic_seconds() - began;
   log_info("{}: {} of {:.2f} B parameters on {}; linear: {}; activations {}; KV cache {}, scale 1, {} tokens{}; loaded in {:.2f} s", loaded->folder.string(), name_of(loaded->quant.algo),
            static_cast<double>(loaded->weights.parameter_count()) / 1e9, loaded->backend->description(), loaded->model->kernels(),
-           options.activations == DType::f32 ? "float32" : "bfloat16", kv_name(options.kv_cache), pages * kPageTokens,
+           options.activations == DType::f32 ? "float32" : "bfloat16", kv_name(options.kv_cache), int64_t{plan.num_full_pages} * kPageTokens,
            loaded->weights.num_kv_scales > 0 ? fmt::format(" ({} k_scale/v_scale of projections ignored)", loaded->weights.num_kv_scales) : "", loaded->load_seconds);
   return loaded;
 }

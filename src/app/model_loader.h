@@ -32,6 +32,8 @@ struct ModelFlags {
   std::string override_args;      // --json-model-override-args
   int threads = 0;                // 0: one per core
   int64_t max_total_tokens = 0;   // 0: automatic
+  double mem_fraction = 0;        // of a device's memory for weights and KV cache; 0: automatic
+  int32_t max_running = 256;      // sequences that a KV cache on a device should hold at once
   int32_t context_length = 0;     // 0: the config's
   int32_t max_rows = 512;
   uint64_t random_seed = 0;       // of dummy weights

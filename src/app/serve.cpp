@@ -59,6 +59,11 @@ ModelFlags model_flags(const ServeFlags& flags) {
   out.override_args = flags.text("json-model-override-args");
   out.threads = static_cast<int>(flags.integer("threads"));
   out.max_total_tokens = flags.integer("max-total-tokens");
+  if (!flags.text("mem-fraction-static").empty()) {
+    out.mem_fraction = flags.number("mem-fraction-static");
+    if (!(out.mem_fraction > 0 && out.mem_fraction < 1)) raise(ErrorCode::invalid_argument, "--mem-fraction-static {}: wanted more than 0 and less than 1", out.mem_fraction);
+  }
+  out.max_running = static_cast<int32_t>(flags.integer("max-running-requests"));
   out.context_length = static_cast<int32_t>(flags.integer("context-length"));
   SpeculativeFlags& s = out.speculative;
   s.algorithm = flags.text("speculative-algorithm");

@@ -47,6 +47,10 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string description() const = 0;  // "cpu, 2 threads, avx512-bf16"
   virtual bool on_host() const { return true; } // whether its tensors may be read directly
+  struct Memory {
+    int64_t total_bytes = 0, free_bytes = 0;
+  };
+  virtual Memory memory() const { return {}; }   // of a device's own; zeros on the host
 
   // Runs the ops of a step, which `body` calls for `rows` rows of which `logit_rows` want logits. A backend may pad both (pads read and write scratch alone),
   // and may record the ops and repeat the record for a later step of the same size, without calling `body`: what it calls, on which tensors, follows from the

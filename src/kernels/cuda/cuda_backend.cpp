@@ -86,6 +86,11 @@ class CudaBackend final : public Backend {
                        properties_.totalGlobalMem >> 20, properties_.major, properties_.minor);
   }
   bool on_host() const override { return false; }
+  Memory memory() const override {
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return {static_cast<int64_t>(total), static_cast<int64_t>(free)};
+  }
 
   Tensor allocate(DType dtype, const Shape& shape, const char* what) override {
     // Tiles of the tensor copy engine may reach 128 rows past the end.
@@ -158,6 +163,7 @@ class CudaBackend final : public Backend {
 
   void run_step(const StepPlan& plan, const std::function<void(int64_t, int64_t)>& body) override {
     plan_ = &plan;
+    if (raw_) raw_.reset(), raw_bytes_ = 0;  // all weights have come
     const StepSize size = upload_->fill(plan, tables_, stream_);
     size_ = size;
     // The first step of a size may allocate, and is not worth a record yet.
