@@ -31,18 +31,25 @@ bool within(const RequestMetrics& m, const Limits& slo) {
 }
 }  // namespace
 
+int64_t RequestRecord::last_ns() const {
+  const auto chunks = static_cast<int64_t>(chunk_ns.size());
+  if (chunks < 2) return chunks == 1 ? chunk_ns[0] : end_ns;
+  const int64_t apart = (chunk_ns.back() - chunk_ns[0]) / (chunks - 1);
+  return chunks < osl() && end_ns - chunk_ns.back() > 10 * apart ? end_ns : chunk_ns.back();
+}
+
 RequestMetrics metrics_of(const RequestRecord& r) {
   RequestMetrics out;
   if (!r.ok() || r.chunk_ns.empty()) return out;
   const std::vector<int64_t>& t = r.chunk_ns;
   out.ttft = ms(t[0] - r.t0_ns);
-  out.request_latency = ms(t.back() - r.t0_ns);
+  out.request_latency = ms(r.last_ns() - r.t0_ns);
   if (t.size() > 1) out.ttst = ms(t[1] - t[0]);
   if (r.first_content_ns > 0) out.ttfo = ms(r.first_content_ns - r.t0_ns);
   for (size_t i = 1; i < t.size(); ++i) out.icl.push_back(ms(t[i] - t[i - 1]));
   const int64_t n = r.osl(), first = r.first_chunk_tokens > 0 ? r.first_chunk_tokens : 1;
   if (n >= 2 && n > first && t.size() > 1) {
-    out.itl = ms(t.back() - t[0]) / static_cast<double>(n - first);
+    out.itl = ms(r.last_ns() - t[0]) / static_cast<double>(n - first);
     if (*out.itl > 0) out.tok_s_user = 1000 / *out.itl;
   }
   if (n > 0 && *out.request_latency > 0) out.tok_s_e2e = 1000 * static_cast<double>(n) / *out.request_latency;
@@ -113,7 +120,7 @@ Json load_metrics_json(const std::vector<RequestRecord>& records, const Limits& 
     }
     ++completed;
     if (first == 0 || r.t0_ns < first) first = r.t0_ns;
-    last = std::max(last, r.chunk_ns.empty() ? r.end_ns : r.chunk_ns.back());
+    last = std::max(last, r.last_ns());
     tokens += std::max<int64_t>(r.osl(), 0);
     input += std::max<int64_t>(r.isl >= 0 ? r.isl : r.isl_rendered, 0);
     busy_ms += m.request_latency.value_or(0);

@@ -42,6 +42,9 @@ struct RequestRecord {
 
   bool ok() const { return status == 200 && error.empty(); }
   int64_t osl() const { return osl_server >= 0 ? osl_server : osl_client; }
+  // When the last token came: with the last chunk; where tokens without text ended the reply (fewer chunks than tokens, then a silence ten times as long as
+  // chunks were apart), with the end of the reply.
+  int64_t last_ns() const;
   const char* token_source() const { return osl_server >= 0 ? "server" : osl_client >= 0 ? "client" : "none"; }
 };
 

@@ -87,6 +87,13 @@ TEST(Load, MultiTokenChunks) {
   EXPECT_DOUBLE_EQ(*metrics_of(one({{10 * kMs, chunk("abc", 0)}, {50 * kMs, chunk("defgh", 0)}, {51 * kMs, usage(1, 8) + kDone}})).itl, 40.0 / 7);
 }
 
+TEST(Load, TokensWithoutTextTakeTheirTime) {
+  // Chunks 5 ms apart, then 80 ms of tokens that show nothing: 9 tokens in 90 ms after the first.
+  const RequestRecord r = one({{10 * kMs, content("a")}, {15 * kMs, content("b")}, {20 * kMs, content("c")}, {100 * kMs, usage(1, 10) + kDone}});
+  EXPECT_DOUBLE_EQ(*metrics_of(r).itl, 10);
+  EXPECT_DOUBLE_EQ(*metrics_of(r).request_latency, 100);
+}
+
 TEST(Load, NoContentNoLatency) {
   const RequestRecord r = one({{1 * kMs, role() + usage(4, 1) + kDone}});
   EXPECT_TRUE(r.ok());
