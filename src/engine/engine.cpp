@@ -332,7 +332,7 @@ struct Engine::Impl {
 
   // Guesses for the sequences that go on, as many as the controller finds worth their time and as can still be emitted.
   void draft() {
-    std::vector<double> rates;
+    std::vector<OwnRate> rates;
     for (const Going& g : going) rates.push_back(g.sequence->draft_rate);
     int32_t drafts = controller.choose(rates);
     // A step with more rows than the model keeps logits of would bring them all to the host.

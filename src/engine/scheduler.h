@@ -45,7 +45,7 @@ struct Sequence {
   std::unique_ptr<RepetitionGuard> guard;  // made when wanted
   std::vector<int32_t> draft;           // guesses that follow `tokens`, to be checked by the next step
   std::unique_ptr<GrammarMatcher> matcher;  // has accepted the output; made with the first token of a request that has a grammar
-  double draft_rate = DraftController::kFirstRate;
+  OwnRate draft_rate;
   uint64_t order = 0;                   // of arrival
   std::vector<int32_t> full_pages, sliding_pages;
 

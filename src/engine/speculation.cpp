@@ -46,11 +46,11 @@ double TimeTable::predict(double size) const {
   return below->second.seconds + part * (above->second.seconds - below->second.seconds);
 }
 
-DraftController::DraftController(const SpeculationOptions& options) : options_(options), drafts_(options.max_drafts) {
+DraftController::DraftController(const SpeculationOptions& options) : options_(options), drafts_(options.adaptive ? std::min(options.max_drafts, kFirstDrafts) : options.max_drafts) {
   NB_ASSERT(options.max_drafts >= 0 && options.max_drafts <= kMaxDrafts, "at most kMaxDrafts drafts");
 }
 
-void DraftController::observe(DraftRound round, double& rate) {
+void DraftController::observe(DraftRound round, OwnRate& own) {
   const double keep = std::exp2(-1.0 / kHalfLife);
   for (size_t i = 0; i < tried_.size(); ++i) {
     tried_[i] *= keep;
@@ -60,7 +60,8 @@ void DraftController::observe(DraftRound round, double& rate) {
     const bool hit = i < round.accepted;
     tried_[static_cast<size_t>(i)] += 1;
     hit_[static_cast<size_t>(i)] += hit;
-    rate += 0.05 * ((hit ? 1.0 : 0.0) - rate);
+    own.outcomes = std::min(own.outcomes + 1, kOwnOutcomes);
+    own.rate += ((hit ? 1.0 : 0.0) - own.rate) / own.outcomes;  // a mean at first, then one that forgets
   }
 }
 
@@ -75,11 +76,14 @@ double DraftController::acceptance(int32_t position) const {
   return all;
 }
 
-double DraftController::tokens(std::span<const double> rates, int32_t drafts) const {
-  double sum = static_cast<double>(rates.size());
+double DraftController::tokens(std::span<const OwnRate> sequences, int32_t drafts) const {
+  double sum = static_cast<double>(sequences.size());
   for (int32_t j = 0; j < drafts; ++j) {
-    sum += 0.5 * acceptance(j) * static_cast<double>(rates.size());
-    for (const double rate : rates) sum += 0.5 * std::pow(rate, j + 1);
+    const double all = acceptance(j);
+    for (const OwnRate& own : sequences) {
+      const double weight = 0.5 * own.outcomes / kOwnOutcomes;
+      sum += (1 - weight) * all + weight * std::pow(own.rate, j + 1);
+    }
   }
   return sum;
 }
@@ -88,9 +92,9 @@ double DraftController::seconds(int32_t sequences, int32_t drafts) const {
   return steps_.predict(sequences * (drafts + 1.0)) + drafts * drafting_.predict(sequences);
 }
 
-int32_t DraftController::choose(std::span<const double> rates) {
-  if (!options_.adaptive || rates.empty()) return drafts_;
-  const auto sequences = static_cast<int32_t>(rates.size());
+int32_t DraftController::choose(std::span<const OwnRate> own) {
+  if (!options_.adaptive || own.empty()) return drafts_;
+  const auto sequences = static_cast<int32_t>(own.size());
   ++rounds_here_;
   const bool probe_over = probing_ > 0 && --probing_ == 0;
   if (drafts_ == 0 && ++since_probe_ >= probe_after_) {
@@ -98,14 +102,15 @@ int32_t DraftController::choose(std::span<const double> rates) {
     probing_ = kProbeRounds;
     return drafts_ = 1;
   }
-  const bool moved = bucket_of(sequences) != bucket_of(std::max(last_sequences_, 1));
-  if (!probe_over && !moved && rounds_here_ < kPatience) return drafts_;
+  const bool moved = has_looked_ && bucket_of(sequences) != bucket_of(std::max(last_sequences_, 1));
+  if (!probe_over && !moved && rounds_here_ < (has_looked_ ? kPatience : std::max(kFirstOutcomes / sequences, 1))) return drafts_;
   if (probing_ > 0) return drafts_;
   last_sequences_ = sequences;
+  has_looked_ = true;
   rounds_here_ = 0;
   const auto speed = [&](int32_t drafts) {
     const double time = seconds(sequences, drafts);
-    return time > 0 ? tokens(rates, drafts) / time : 0;
+    return time > 0 ? tokens(own, drafts) / time : 0;
   };
   // After a probe the way back to no drafts is free.
   const double now = speed(probe_over ? 0 : drafts_);

@@ -1,9 +1,9 @@
 // How many tokens to guess ahead: counts of what came of the guesses, and the choice of the next round's number by measured time.
 //
 // A round of k drafts gives 1 + (drafts accepted) tokens for the time of k draft steps and of a forward step over k + 1 rows a sequence. The controller keeps
-// the acceptance of each position (half-life kHalfLife rounds; half of the weight is each request's own), the time of forward steps by rows and of draft steps
-// by sequences, and takes the k of most tokens a second. Sizes never measured count as cheap as they can be, so that they get measured; when it does not draft
-// at all it tries one draft now and then, less often each time that this does not pay.
+// the acceptance of each position (half-life kHalfLife rounds; half of the weight is each request's own, as far as it has been seen), the time of forward steps by rows and of draft steps
+// by sequences, and takes the k of most tokens a second. Sizes never measured count as cheap as they can be, so that they get measured. It begins with a few drafts
+// and looks soon; when it does not draft at all it tries one draft now and then, less often each time that this does not pay.
 #pragma once
 
 #include <array>
@@ -51,34 +51,41 @@ class TimeTable {
   std::map<int32_t, Entry> entries_;
 };
 
+// How often a sequence's drafts were right, one after the other.
+struct OwnRate {
+  double rate = 0;
+  double outcomes = 0;
+};
+
 class DraftController {
  public:
   explicit DraftController(const SpeculationOptions& options);
 
-  // Of a sequence that is new.
-  static constexpr double kFirstRate = 0.78;
   // Notes a round's outcome, also in the sequence's own rate.
-  void observe(DraftRound round, double& rate);
+  void observe(DraftRound round, OwnRate& own);
   void observe_step(int32_t rows, double seconds) { steps_.observe(rows, seconds); }                                       // a step of decode rows alone
   void observe_drafting(int32_t sequences, int32_t drafts, double seconds) { drafting_.observe(sequences, seconds / drafts); }
   // Drafts per sequence for the next round of sequences with these rates.
-  int32_t choose(std::span<const double> rates);
+  int32_t choose(std::span<const OwnRate> sequences);
 
   int32_t current() const { return drafts_; }
   double acceptance(int32_t position) const;  // that drafts 0..position are all accepted
 
  private:
-  double tokens(std::span<const double> rates, int32_t drafts) const;
+  double tokens(std::span<const OwnRate> sequences, int32_t drafts) const;
   double seconds(int32_t sequences, int32_t drafts) const;
 
-  static constexpr double kHalfLife = 200;
+  static constexpr double kHalfLife = 200, kOwnOutcomes = 20;
+  static constexpr double kFirstRate = 0.78;    // expected before anything is seen
   static constexpr int32_t kPatience = 8;       // rounds between two looks at the choice
+  static constexpr int32_t kFirstDrafts = 3, kFirstOutcomes = 6;  // of a new controller: until so many sequences' rounds
   static constexpr double kWorthwhile = 1.03;
-  static constexpr int32_t kFirstProbe = 64, kLastProbe = 1024, kProbeRounds = 2;
+  static constexpr int32_t kFirstProbe = 128, kLastProbe = 1024, kProbeRounds = 2;
 
   SpeculationOptions options_;
   int32_t drafts_;
   int32_t rounds_here_ = 0, last_sequences_ = 0;
+  bool has_looked_ = false;
   int32_t probe_after_ = kFirstProbe, since_probe_ = 0, probing_ = 0;
   std::array<double, kMaxDrafts> tried_{}, hit_{};  // decayed; draft i was tried when those before it were accepted
   TimeTable steps_, drafting_;

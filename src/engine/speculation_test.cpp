@@ -352,7 +352,8 @@ TEST(DraftController, DraftsWhereItPaysAndNotWhereItDoesNot) {
   };
   for (const World& w : {World{0.9, 0.01, 0.05, 4, 7}, World{0.02, 0.3, 0.1, 0, 0}, World{0.8, 1.0, 0.1, 0, 1}, World{0.5, 0.02, 0.15, 1, 3}}) {
     DraftController controller({.max_drafts = 7, .adaptive = true});
-    double rate = DraftController::kFirstRate, time = 0, tokens = 0;
+    OwnRate rate;
+    double time = 0, tokens = 0;
     std::mt19937 random(3);
     std::uniform_real_distribution<double> uniform(0, 1);
     std::map<int32_t, int> used;
@@ -377,6 +378,42 @@ TEST(DraftController, DraftsWhereItPaysAndNotWhereItDoesNot) {
     EXPECT_GE(mode, w.low) << w.acceptance;
     EXPECT_LE(mode, w.high) << w.acceptance;
     EXPECT_GT(tokens / time, 0.98) << "speculation lost time";
+  }
+}
+
+// Seconds of 410 tokens each for `sequences` sequences from a new controller on, with the times of one H200 and NVFP4 weights (bench/results/h200_printed.txt).
+// accepted: drafts taken a round, at most. 0 drafts: no speculation.
+double h200_seconds(int32_t sequences, double accepted, int32_t max_drafts) {
+  DraftController controller({.max_drafts = max_drafts, .adaptive = true});
+  std::vector<OwnRate> rates(static_cast<size_t>(sequences));
+  double time = 0, owed = 0;
+  for (double tokens = 0; tokens < 410.0 * sequences;) {
+    const int32_t k = max_drafts > 0 ? controller.current() : 0, rows = sequences * (k + 1);
+    const double step = (rows <= 8 ? 3.75 + 0.13 * rows : 5.3 + 0.032 * rows) * 1e-3, drafting = k * (0.22 + 0.008 * sequences) * 1e-3;
+    tokens += sequences;
+    if (k > 0) {
+      for (OwnRate& rate : rates) {
+        owed += accepted;
+        const auto take = std::min(static_cast<int32_t>(owed), k);
+        owed -= take;
+        tokens += take;
+        controller.observe({static_cast<int16_t>(k), static_cast<int16_t>(take)}, rate);
+      }
+      owed = std::min(owed, accepted * sequences);
+      controller.observe_drafting(sequences, k, drafting);
+    }
+    controller.observe_step(rows, step);
+    time += step + drafting;
+    if (max_drafts > 0) controller.choose(rates);
+  }
+  return time;
+}
+
+TEST(DraftController, LosesLessThanTwoPercentWhereNothingIsAcceptedFromTheFirstTokenOn) {
+  for (const int32_t sequences : {1, 8, 32}) {
+    const double plain = h200_seconds(sequences, 0, 0);
+    EXPECT_LT(h200_seconds(sequences, 0, 5), 1.02 * plain) << sequences;
+    EXPECT_LT(h200_seconds(sequences, 2.12, 5), plain / 1.25) << sequences;
   }
 }
 }  // namespace
