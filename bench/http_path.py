@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the HTTP path adds to a token (src/server/http_path_bench.cpp), several runs of 1, 16 and 64 streams, into bench/results/http_path.json: p50, p99 and the largest delay in microseconds.
+"""What the HTTP path adds to a token (src/server/http_path_bench.cpp), several runs of 1, 16 and 64 streams, into bench/results/http_path.json: p50, p99 and the largest delay in microseconds, and the processor time of a token.
 
     python3 bench/http_path.py [BENCH] [--runs 5] [--realtime]
 
@@ -30,7 +30,7 @@ def main():
     for _ in range(args.runs):
         done = json.loads(text_of(*(["chrt", "-r", "1"] if args.realtime else []), args.bench, "--benchmark_filter=http_path", "--benchmark_format=json"))
         for b in done["benchmarks"]:
-            runs[int(b["name"].split("/")[1])].append({k: b[k] for k in ("tokens", "p50_us", "p99_us", "max_us")})
+            runs[int(b["name"].split("/")[1])].append({k: b[k] for k in ("tokens", "p50_us", "p99_us", "max_us", "server_cpu_us", "client_cpu_us")})
     cpu = next(line.split(":", 1)[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     report = {
         "command": "bench/http_path.py" + (" --realtime" if args.realtime else ""), "machine": cpu, "cores": done["context"]["num_cpus"], "kernel": text_of("uname", "-r"),

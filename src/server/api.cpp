@@ -169,8 +169,18 @@ void Api::Impl::route(const HttpRequest& request, const ExchangePtr& exchange) {
     return exchange->respond(error_response(415, fmt::format("the content type is {}, wanted application/json", request.header("content-type")), "", "unsupported_media_type"));
   }
   if (found->generates && phase != ApiPhase::ready && phase != ApiPhase::leaving) return exchange->respond(error_response(503, "the server is starting or shutting down", "", "unavailable"));
-  const Json body = value_or_raise(parse_json_body(request.body));
-  if (found->generates && request_log.enabled()) request_log.received(request, body);
+  if (request.body.size() < kLargeBodyBytes) return answer(value_or_raise(parse_json_body(request.body)), request, exchange);
+  media_threads.post([self = shared_from_this(), request, exchange] {
+    self->answering(exchange, [&] {
+      auto body = std::make_shared<const Json>(value_or_raise(parse_json_body(request.body)));
+      exchange->post([=] { self->answering(exchange, [&] { self->answer(*body, request, exchange); }); });
+    });
+  });
+}
+
+void Api::Impl::answer(const Json& body, const HttpRequest& request, const ExchangePtr& exchange) {
+  const std::string& path = request.path;
+  if (find_route(path)->generates && request_log.enabled()) request_log.received(request, body);
   if (path == "/v1/chat/completions") return chat(body, request, exchange);
   if (path == "/v1/completions") return completions(body, request, exchange);
   if (path == "/v1/responses") return responses(body, request, exchange);

@@ -134,7 +134,7 @@ std::shared_ptr<const Grammar> Api::Impl::chat_grammar(const Json& body, const C
 }
 
 void Api::Impl::chat(const Json& body, const HttpRequest& http, const ExchangePtr& exchange, std::shared_ptr<ChatWriter> writer) {
-  if (!has_media(body) && !may_want_grammar(body)) return start_chat(body, http.id, exchange, chat_prompt(body), std::move(writer));
+  if (http.body.size() < kLargeBodyBytes && !has_media(body) && !may_want_grammar(body)) return start_chat(body, http.id, exchange, chat_prompt(body), std::move(writer));
   media_threads.post([self = shared_from_this(), body, id = http.id, exchange, writer = std::move(writer)] {
     self->answering(exchange, [&] {
       auto prompt = std::make_shared<ChatPrompt>(self->chat_prompt(body));
@@ -175,7 +175,7 @@ void Api::Impl::start_chat(const Json& body, const std::string& http_id, const E
   if (!writer) writer = openai_chat_writer(fields.boolean("stream_reasoning").value_or(true));
   const auto state = std::make_shared<ChatReply>(shared_from_this(), exchange, std::move(generation), std::move(reply), std::move(writer));
   request->on_token = [exchange, state](TokenEvent&& event) {
-    exchange->post([state, event = std::make_shared<TokenEvent>(std::move(event))] { state->on_token(std::move(*event)); });
+    exchange->post([state, event = std::move(event)]() mutable { state->on_token(std::move(event)); });
   };
   const uint64_t handle = value_or_raise(engine.submit(std::move(request)));
   exchange->on_disconnect([self = shared_from_this(), handle] { self->engine.cancel(handle, /*silent=*/true); });

@@ -11,7 +11,8 @@
 #include "server/structured_output.h"
 
 namespace nibble {
-// Where requests with media or grammars are prepared: decoding and compiling take long, and neither the connections nor the engine should wait for them.
+// Where large requests and those with media or grammars are prepared: parsing, decoding and compiling take long, and neither the connections, many of which share a
+// thread, nor the engine should wait for them.
 class MediaThreads {
  public:
   MediaThreads();
@@ -22,6 +23,8 @@ class MediaThreads {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+constexpr size_t kLargeBodyBytes = 256 << 10;
 
 class ChatWriter;
 
@@ -42,6 +45,7 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   Impl(ApiOptions o, Engine& e, const Tokenizer& t, const ChatTemplate* c);
 
   void route(const HttpRequest& request, const ExchangePtr& exchange);
+  void answer(const Json& body, const HttpRequest& request, const ExchangePtr& exchange);  // POST, once the body is parsed
   void look_up(const std::string& path, const ExchangePtr& exchange);  // GET; api_info.cpp
   void health_generate(const ExchangePtr& exchange);
   bool authorized(const HttpRequest& request, bool management) const;

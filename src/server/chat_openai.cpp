@@ -123,7 +123,12 @@ class OpenAiWriter final : public ChatWriter {
       sent.frame_begin = frame.substr(0, at);
       sent.frame_end = frame.substr(at + place.size());
     }
-    reply.exchange().event(sent.frame_begin + dump(text) + sent.frame_end);
+    std::string data;
+    data.reserve(sent.frame_begin.size() + text.size() + sent.frame_end.size() + 8);
+    data += sent.frame_begin;
+    append_string(data, text);
+    data += sent.frame_end;
+    reply.exchange().event(std::move(data));
   }
 
   void send_chunk(ChatReply& reply, int32_t index, Json delta, const Json& finish = nullptr, const Json& matched = nullptr) const {

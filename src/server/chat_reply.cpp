@@ -24,7 +24,8 @@ void ChatReply::on_token(TokenEvent&& event) {
   cached_ = std::max(cached_, event.cached_tokens);
   if (event.round.drafted > 0) c.rounds.push_back(event.round);
   if (event.error && event.error->code != ErrorCode::cancelled) return fail_all(*event.error);
-  std::vector<OutputDelta> deltas;
+  std::vector<OutputDelta>& deltas = deltas_;
+  deltas.clear();
   bool stopped = false;
   if (event.id >= 0) {
     observe_time();
@@ -48,6 +49,7 @@ void ChatReply::on_token(TokenEvent&& event) {
   }
   if (options_.logprobs && event.id >= 0 && finish != FinishReason::stop_token) c.logprobs.push_back(std::move(event));
   for (const OutputDelta& d : deltas) {
+    if (fields_.stream) break;
     if (d.kind == OutputDelta::Kind::content) c.content += d.text;
     if (d.kind == OutputDelta::Kind::reasoning) c.reasoning += d.text;
   }

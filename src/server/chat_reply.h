@@ -29,7 +29,7 @@ struct ChatChoice {
   Reply reply;
   int32_t tokens = 0;
   bool done = false;
-  std::string content, reasoning;    // all so far
+  std::string content, reasoning;    // all so far, unless it is streamed
   std::string finish;                // when done: stop, length, tool_calls, abort
   int32_t matched_id = -1;           // the end token that stopped it
   std::vector<TokenEvent> logprobs;  // of tokens not yet written, when asked for
@@ -91,6 +91,7 @@ class ChatReply : public std::enable_shared_from_this<ChatReply> {
   double started_, first_token_ = 0, last_token_ = 0;
   int32_t cached_ = 0, num_done_ = 0;
   std::vector<std::unique_ptr<ChatChoice>> choices_;
+  std::vector<OutputDelta> deltas_;  // of the token at hand
 };
 
 std::shared_ptr<ChatWriter> openai_chat_writer(bool stream_reasoning);  // chat_openai.cpp

@@ -3,8 +3,9 @@
 #include <boost/asio.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
+#include <algorithm>
 #include <atomic>
-#include <mutex>
+#include <optional>
 #include <thread>
 
 #include "base/clock.h"
@@ -12,6 +13,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "server/http_text.h"
+#include "server/outbox.h"
 
 namespace nibble {
 namespace asio = boost::asio;
@@ -22,146 +24,43 @@ using asio::ip::tcp;
 namespace {
 constexpr size_t kMaxHeaderBytes = 64 << 10;
 constexpr size_t kFirstRead = 4096;
-constexpr size_t kMaxUnsentBytes = 1 << 20;  // a reader that lags further behind is cut off
 constexpr auto kKeepAliveComment = std::chrono::seconds(15);
-constexpr auto kLook = std::chrono::milliseconds(100), kProbe = std::chrono::milliseconds(50);  // between looks whether a silent client is still there
+// Between looks whether a silent client is still there. Where events went out meanwhile the next of them will tell.
+constexpr auto kLook = std::chrono::milliseconds(100), kProbe = std::chrono::milliseconds(50), kLookAtFlow = std::chrono::milliseconds(1000);
 
 constexpr auto use_result = asio::as_tuple(asio::use_awaitable);
 
-// Takes events past a connection's coroutine while that waits for some: no turn of the event loop, no timer. On the connection's executor only.
-class EventSender {
+class AsioLoop final : public EventLoop {
  public:
-  virtual ~EventSender() = default;
-  virtual size_t send_now(std::string_view bytes) = 0;  // how much of it is sent; the rest waits for the coroutine
-};
-
-// What a route sends, queued for the connection's coroutine.
-class Outbox final : public Exchange, public std::enable_shared_from_this<Outbox> {
- public:
-  explicit Outbox(asio::any_io_executor executor) : executor_(std::move(executor)), wake_(executor_) { wake_.expires_at(asio::steady_timer::time_point::max()); }
-
-  void respond(HttpResponse response) override {
-    push([&] {
-      if (!response_ && !streaming_) response_ = std::make_unique<HttpResponse>(std::move(response));
-      finished_ = true;
+  ~AsioLoop() override {
+    stop();
+    forget();
+  }
+  void start() {
+    thread_ = std::thread([this] { context.run(); });
+  }
+  void stop() {
+    context.stop();
+    if (thread_.joinable()) thread_.join();
+  }
+  void after(double seconds, std::function<void()> work) override {
+    const auto timer = std::make_shared<asio::steady_timer>(context, std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds)));
+    timer->async_wait([timer, work = std::move(work)](boost::system::error_code error) {
+      if (!error) work();
     });
   }
-  void start_events() override {
-    push([&] { streaming_ = true; });
-  }
-  void event(std::string data, std::string_view name) override {
-    if (is_overfull()) return disconnected();  // its request is cancelled; the coroutine ends when it next wakes
-    push([&] {
-      if (!name.empty()) unsent_.append("event: ").append(name).append("\n");
-      unsent_.append("data: ").append(data).append("\n\n");
-    });
-  }
-  void finish() override {
-    push([&] { finished_ = true; });
-  }
-  void on_disconnect(std::function<void()> callback) override {
-    bool now;
-    {
-      const std::lock_guard lock(mutex_);
-      now = gone_;
-      if (!now) on_disconnect_ = std::move(callback);
-    }
-    if (now) callback();
-  }
-  void post(std::function<void()> work) override {
-    asio::post(executor_, [self = shared_from_this(), work = std::move(work)] { work(); });
-  }
-  void post_later(double seconds, std::function<void()> work) override {
-    const auto timer = std::make_shared<asio::steady_timer>(executor_, std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds)));
-    timer->async_wait([timer, alive = weak_from_this(), work = std::move(work)](boost::system::error_code error) {
-      if (const auto self = alive.lock(); self && !error) work();
-    });
-  }
+  bool is_here() override { return context.get_executor().running_in_this_thread(); }
 
-  // ---- for the coroutine ----
-
-  void disconnected() {
-    std::function<void()> callback;
-    {
-      const std::lock_guard lock(mutex_);
-      gone_ = true;
-      callback = std::exchange(on_disconnect_, nullptr);
-    }
-    if (callback) callback();
-  }
-
-  // The reply is out: what waited for the client to leave is let go, and with it whatever that holds.
-  void settle() {
-    std::function<void()> callback;  // destroyed after the lock is given back
-    const std::lock_guard lock(mutex_);
-    callback = std::exchange(on_disconnect_, nullptr);
-  }
-
-  struct Batch {
-    std::unique_ptr<HttpResponse> response;
-    std::string events;
-    bool streaming = false, finished = false, gone = false;
-    bool empty() const { return !response && events.empty() && !finished; }
-  };
-  Batch take() {
-    const std::lock_guard lock(mutex_);
-    return {std::move(response_), std::exchange(unsent_, {}), streaming_, finished_, gone_};
-  }
-  bool is_overfull() {
-    const std::lock_guard lock(mutex_);
-    return unsent_.size() > kMaxUnsentBytes;
-  }
-  // Until the coroutine resumes, what is pushed on the executor goes to `sender`, in chunks; what that does not take, and all else, wakes the coroutine.
-  auto wait(EventSender* sender, std::chrono::milliseconds most) {
-    sender_ = sender;
-    wake_.expires_after(most);
-    return wake_.async_wait(use_result);
-  }
-  void resumed() { sender_ = nullptr; }
-  std::string take_unsent_bytes() { return std::exchange(unsent_bytes_, {}); }  // the rest of a chunk that was sent in part
+  std::atomic<int> connections{0};
+  asio::io_context context{1};
 
  private:
-  template <typename Change>
-  void push(Change change) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (gone_) return;
-      change();
-    }
-    // At once where the connection's own thread is here, as it is for most of what a route sends.
-    asio::dispatch(executor_, [self = shared_from_this()] { self->pass_on(); });
+  void call_drain_soon() override {
+    asio::post(context, [this] { drain(); });
   }
 
-  // On the executor.
-  void pass_on() {
-    if (!sender_) return wake_cancel();
-    std::string events;
-    {
-      const std::lock_guard lock(mutex_);
-      if (!streaming_ || finished_ || response_ || gone_ || unsent_.empty()) return wake_cancel();
-      events.swap(unsent_);
-    }
-    const std::string bytes = chunk(events);
-    const size_t sent = sender_->send_now(bytes);
-    if (sent == bytes.size()) return;
-    unsent_bytes_ = bytes.substr(sent);
-    wake_cancel();
-  }
-
-  void wake_cancel() {
-    sender_ = nullptr;  // the coroutine goes on from here
-    wake_.cancel();
-  }
-
-  asio::any_io_executor executor_;
-  asio::steady_timer wake_;  // only touched on the connection's executor
-  EventSender* sender_ = nullptr;  // these two as well
-  std::string unsent_bytes_;
-  std::mutex mutex_;
-  std::unique_ptr<HttpResponse> response_;
-  std::string unsent_;
-  bool streaming_ = false, finished_ = false, gone_ = false;
-  std::function<void()> on_disconnect_;
+  asio::executor_work_guard<asio::io_context::executor_type> stays_{context.get_executor()};  // without connections too
+  std::thread thread_;
 };
 
 // Of all connections of a server.
@@ -171,13 +70,17 @@ struct Traffic {
   std::atomic<bool> closing{false};   // every reply is its connection's last
 };
 
-class Connection final : public EventSender, public std::enable_shared_from_this<Connection> {
+class Connection final : public Recipient {
  public:
-  Connection(tcp::socket socket, const HttpServerOptions& options, const HttpHandler& handler, Traffic& traffic)
-      : stream_(std::move(socket)), options_(options), handler_(handler), traffic_(traffic) {
+  Connection(tcp::socket socket, AsioLoop& loop, const HttpServerOptions& options, const HttpHandler& handler, Traffic& traffic)
+      : stream_(std::move(socket)), loop_(loop), wake_(loop.context), options_(options), handler_(handler), traffic_(traffic) {
     ++traffic_.connections;
+    ++loop_.connections;
   }
-  ~Connection() override { --traffic_.connections; }
+  ~Connection() override {
+    --traffic_.connections;
+    --loop_.connections;
+  }
 
   size_t send_now(std::string_view bytes) override {
     boost::system::error_code error;
@@ -186,9 +89,9 @@ class Connection final : public EventSender, public std::enable_shared_from_this
     last_sent_ = std::chrono::steady_clock::now();
     return sent;
   }
+  void wake() override { wake_.cancel(); }
 
   asio::awaitable<void> run() {
-    const auto self = shared_from_this();
     boost::system::error_code ignored;
     stream_.socket().set_option(tcp::no_delay(true), ignored);
     stream_.socket().non_blocking(true, ignored);
@@ -223,7 +126,7 @@ class Connection final : public EventSender, public std::enable_shared_from_this
     const bool keep_alive = parser.get().keep_alive() && !traffic_.closing;
     const Busy busy(traffic_);
     const HttpRequest request = translate(parser.release());
-    const auto outbox = std::make_shared<Outbox>(stream_.get_executor());
+    const auto outbox = std::make_shared<Outbox>(loop_);
     handler_(request, outbox);
     const bool alive = co_await deliver(outbox, request, keep_alive);
     alive ? outbox->settle() : outbox->disconnected();
@@ -298,21 +201,21 @@ class Connection final : public EventSender, public std::enable_shared_from_this
 
   // Sends what the route puts into the outbox until it is finished; false when the connection is of no more use.
   asio::awaitable<bool> deliver(const std::shared_ptr<Outbox>& outbox, const HttpRequest& request, bool keep_alive) {
-    bool header_sent = false, eof_seen = false;
+    bool header_sent = false, eof_seen = false, flows = false;
     last_sent_ = std::chrono::steady_clock::now();
     while (true) {
       Outbox::Batch batch = outbox->take();
-      std::string text = outbox->take_unsent_bytes();
+      std::string text;
       if (batch.response) {
         text = render_response(*batch.response, request.id, allowed_origin(request), keep_alive, request.method == "HEAD");
         note_access(request, batch.response->status);
       } else if (batch.streaming) {
         if (!header_sent) {
-          text += render_stream_header(request.id, allowed_origin(request), keep_alive);
+          text = render_stream_header(request.id, allowed_origin(request), keep_alive);
           header_sent = true;
           note_access(request, 200);
         }
-        if (!batch.events.empty()) text += chunk(batch.events);
+        text += batch.events;
         if (batch.finished) text += "0\r\n\r\n";
       }
       if (!text.empty()) {
@@ -325,10 +228,13 @@ class Connection final : public EventSender, public std::enable_shared_from_this
 
       // Wait for more, looking now and then whether the client is still there.
       const auto began = std::chrono::steady_clock::now();
-      const auto [woken] = co_await outbox->wait(header_sent ? this : nullptr, eof_seen ? kProbe : kLook);
-      outbox->resumed();
+      outbox->await(this, header_sent);
+      wake_.expires_after(eof_seen ? kProbe : flows ? kLookAtFlow : kLook);
+      const auto [woken] = co_await wake_.async_wait(use_result);
+      outbox->awake();
+      flows = last_sent_ > began;
       if (woken == asio::error::operation_aborted) continue;  // there is something to send, which tells as well whether the client is there
-      if (last_sent_ > began) continue;                       // so did what was sent meanwhile
+      if (flows) continue;                                    // so did what was sent meanwhile
       const bool silent_long = header_sent && std::chrono::steady_clock::now() - last_sent_ > kKeepAliveComment;
       if (!eof_seen) eof_seen = at_end_of_input();
       if (broken()) co_return false;
@@ -369,6 +275,8 @@ class Connection final : public EventSender, public std::enable_shared_from_this
 
   beast::tcp_stream stream_;
   beast::flat_buffer buffer_;
+  AsioLoop& loop_;
+  asio::steady_timer wake_;
   const HttpServerOptions& options_;
   const HttpHandler& handler_;
   Traffic& traffic_;
@@ -395,64 +303,67 @@ asio::awaitable<void> turn_away(tcp::socket socket, int max_connections) {
 struct HttpServer::Impl {
   HttpServerOptions options;
   HttpHandler handler;
-  Traffic traffic;  // outlives the context, whose end ends the connections
-  asio::io_context context;
-  tcp::acceptor acceptor{context};
-  std::vector<std::thread> threads;
+  Traffic traffic;  // outlives the loops, whose end ends the connections
+  std::vector<std::unique_ptr<AsioLoop>> loops;
+  std::optional<tcp::acceptor> acceptor;  // the first loop's
   double told_full = -1e9;
 
+  explicit Impl(const HttpServerOptions& o) : options(o) {
+    for (int i = 0; i < std::max(options.num_threads, 1); ++i) loops.push_back(std::make_unique<AsioLoop>());
+    acceptor.emplace(loops.front()->context);
+  }
+
   asio::awaitable<void> accept_loop() {
-    while (acceptor.is_open()) {
-      auto [error, socket] = co_await acceptor.async_accept(asio::make_strand(context), use_result);
+    while (acceptor->is_open()) {
+      AsioLoop& loop = **std::min_element(loops.begin(), loops.end(), [](const auto& a, const auto& b) { return a->connections < b->connections; });
+      auto [error, socket] = co_await acceptor->async_accept(loop.context, use_result);
       if (error == asio::error::operation_aborted) co_return;
       if (error) {  // no file left, most likely: others must end first
-        asio::steady_timer pause(context, std::chrono::milliseconds(50));
+        asio::steady_timer pause(loops.front()->context, std::chrono::milliseconds(50));
         co_await pause.async_wait(use_result);
         continue;
       }
-      const auto executor = socket.get_executor();
       if (traffic.connections >= options.max_connections) {
         if (monotonic_seconds() - std::exchange(told_full, monotonic_seconds()) > 60) log_warning("{} connections are open, more are turned away (--max-connections)", options.max_connections);
-        asio::co_spawn(executor, turn_away(std::move(socket), options.max_connections), asio::detached);
+        asio::co_spawn(loop.context, turn_away(std::move(socket), options.max_connections), asio::detached);
         continue;
       }
-      auto connection = std::make_shared<Connection>(std::move(socket), options, handler, traffic);
-      asio::co_spawn(executor, connection->run(), asio::detached);
+      const auto connection = std::make_shared<Connection>(std::move(socket), loop, options, handler, traffic);
+      asio::co_spawn(loop.context, [connection] { return connection->run(); }, asio::detached);
     }
   }
 };
 
-HttpServer::HttpServer(const HttpServerOptions& options) : impl_(std::make_unique<Impl>()) {
-  impl_->options = options;
+HttpServer::HttpServer(const HttpServerOptions& options) : impl_(std::make_unique<Impl>(options)) {
   boost::system::error_code error;
   const auto address = asio::ip::make_address(options.host == "localhost" ? "127.0.0.1" : options.host, error);
   if (error) raise(ErrorCode::invalid_argument, "--host {}: not an IP address", options.host);
   const tcp::endpoint endpoint(address, options.port);
-  impl_->acceptor.open(endpoint.protocol());
-  impl_->acceptor.set_option(tcp::acceptor::reuse_address(true));
-  if (address.is_v6()) impl_->acceptor.set_option(asio::ip::v6_only(false), error);
-  impl_->acceptor.bind(endpoint, error);
-  if (!error) impl_->acceptor.listen(1024, error);
+  impl_->acceptor->open(endpoint.protocol());
+  impl_->acceptor->set_option(tcp::acceptor::reuse_address(true));
+  if (address.is_v6()) impl_->acceptor->set_option(asio::ip::v6_only(false), error);
+  impl_->acceptor->bind(endpoint, error);
+  if (!error) impl_->acceptor->listen(1024, error);
   if (error) raise(ErrorCode::unavailable, "cannot listen on {}:{}: {}; choose another --port, or 0 for any free one", options.host, options.port, error.message());
 }
 
 HttpServer::~HttpServer() { stop(); }
 
-uint16_t HttpServer::port() const { return impl_->acceptor.local_endpoint().port(); }
+uint16_t HttpServer::port() const { return impl_->acceptor->local_endpoint().port(); }
 
 void HttpServer::serve(HttpHandler handler) {
   impl_->handler = std::move(handler);
-  asio::co_spawn(impl_->context, impl_->accept_loop(), asio::detached);
-  for (int i = 0; i < impl_->options.num_threads; ++i) impl_->threads.emplace_back([this] { impl_->context.run(); });
+  asio::co_spawn(impl_->loops.front()->context, impl_->accept_loop(), asio::detached);
+  for (const auto& loop : impl_->loops) loop->start();
 }
 
 void HttpServer::close_after_replies() { impl_->traffic.closing = true; }
 
 bool HttpServer::drain(double seconds) {
   close_after_replies();
-  asio::post(impl_->context, [this] {
+  asio::post(impl_->loops.front()->context, [this] {
     boost::system::error_code ignored;
-    impl_->acceptor.close(ignored);
+    impl_->acceptor->close(ignored);
   });
   const double end = monotonic_seconds() + seconds;
   while (impl_->traffic.exchanges > 0 && monotonic_seconds() < end) std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -461,8 +372,6 @@ bool HttpServer::drain(double seconds) {
 
 void HttpServer::stop() {
   if (!impl_) return;
-  impl_->context.stop();
-  for (std::thread& thread : impl_->threads) thread.join();
-  impl_->threads.clear();
+  for (const auto& loop : impl_->loops) loop->stop();
 }
 }  // namespace nibble

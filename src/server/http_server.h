@@ -1,4 +1,4 @@
-// The transport: HTTP/1.1 over TCP with keep-alive, server-sent events, disconnect detection. One coroutine per connection on a few threads.
+// The transport: HTTP/1.1 over TCP with keep-alive, server-sent events, disconnect detection. One coroutine per connection, each on one of a few threads.
 #pragma once
 
 #include <cstdint>

@@ -71,6 +71,28 @@ std::string render_stream_header(const std::string& request_id, std::string_view
 
 std::string chunk(std::string_view data) { return fmt::format("{:x}\r\n{}\r\n", data.size(), data); }
 
+namespace {
+constexpr size_t kSizeRoom = 18;         // 16 hexadecimal digits and the end of the line
+constexpr size_t kKeptBytes = 16 << 10;
+}  // namespace
+
+void EventChunk::add(std::string_view data, std::string_view name) {
+  if (text_.empty()) text_.resize(kSizeRoom);
+  if (!name.empty()) text_.append("event: ").append(name).append("\n");
+  text_.append("data: ").append(data).append("\n\n");
+}
+
+std::string_view EventChunk::finish() {
+  size_t begin = kSizeRoom - 2, left = text_.size() - kSizeRoom;
+  text_[begin] = '\r';
+  text_[begin + 1] = '\n';
+  for (; left > 0; left /= 16) text_[--begin] = "0123456789abcdef"[left % 16];
+  text_ += "\r\n";
+  return std::string_view(text_).substr(begin);
+}
+
+void EventChunk::clear() { text_.capacity() > kKeptBytes ? text_ = {} : text_.erase(); }
+
 void split_target(const std::string& target, HttpRequest& request) {
   const size_t mark = target.find('?');
   request.path = percent_decoded(std::string_view(target).substr(0, mark), false);

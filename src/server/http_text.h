@@ -13,6 +13,19 @@ std::string render_response(const HttpResponse& response, const std::string& req
 std::string render_stream_header(const std::string& request_id, std::string_view origin, bool keep_alive);
 std::string chunk(std::string_view data);
 
+// Server-sent events as one chunk of a body. Its memory stays for the next ones, as long as it is not much.
+class EventChunk {
+ public:
+  void add(std::string_view data, std::string_view name = {});  // an `event:` line only where there is a name
+  bool empty() const { return text_.empty(); }
+  size_t size() const { return text_.size(); }
+  std::string_view finish();  // size, events and end of the chunk; nothing can be added after it but clear()
+  void clear();
+
+ private:
+  std::string text_;  // begins with room for the chunk's size
+};
+
 void split_target(const std::string& target, HttpRequest& request);  // path and query, percent-decoded
 std::string request_id(const std::string& wanted);                   // the client's if it is printable and short, else a fresh one
 std::string random_hex(int digits);

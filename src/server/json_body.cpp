@@ -133,4 +133,19 @@ std::vector<int32_t> Fields::ids(const char* key, int32_t vocab_size) const {
 }
 
 std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+void append_string(std::string& out, std::string_view text) {
+  bool plain = true, ascii = true;
+  for (const char c : text) {
+    plain &= static_cast<unsigned char>(c) >= 0x20 && c != '"' && c != '\\';
+    ascii &= static_cast<unsigned char>(c) < 0x80;
+  }
+  if (!plain || (!ascii && !is_valid_utf8(text))) {
+    out += dump(text);
+    return;
+  }
+  out += '"';
+  out += text;
+  out += '"';
+}
 }  // namespace nibble

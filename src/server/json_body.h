@@ -38,4 +38,5 @@ class Fields {
 };
 
 std::string dump(const Json& json);  // compact, invalid UTF-8 replaced
+void append_string(std::string& out, std::string_view text);  // dump(text), at once where the text stands in JSON as it is
 }  // namespace nibble

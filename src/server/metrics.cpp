@@ -19,8 +19,8 @@ const std::vector<double> kTokens{1, 10, 50, 100, 200, 500, 1000, 2000, 4000, 80
 }  // namespace
 
 void Histogram::observe(double value) {
-  ++counts_[static_cast<size_t>(std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin())];
-  sum_ += value;
+  counts_[static_cast<size_t>(std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin())].fetch_add(1, std::memory_order_relaxed);
+  sum_.fetch_add(value, std::memory_order_relaxed);
 }
 
 void Histogram::render(std::string& out, const std::string& name, const std::string& labels) const {
@@ -31,7 +31,7 @@ void Histogram::render(std::string& out, const std::string& name, const std::str
     out += fmt::format("{}_bucket{{{},le=\"{}\"}} {}\n", name, labels, bounds_[i], total);
   }
   total += counts_.back();
-  out += fmt::format("{0}_bucket{{{1},le=\"+Inf\"}} {2}\n{0}_sum{{{1}}} {3}\n{0}_count{{{1}}} {2}\n", name, labels, total, sum_);
+  out += fmt::format("{0}_bucket{{{1},le=\"+Inf\"}} {2}\n{0}_sum{{{1}}} {3}\n{0}_count{{{1}}} {2}\n", name, labels, total, sum_.load());
 }
 
 namespace {
@@ -89,12 +89,10 @@ void Metrics::count_finish(const std::string& reason) {
 }
 
 void Metrics::observe_queue_time(double seconds) {
-  const std::lock_guard lock(mutex_);
   queue_time_.observe(seconds);
 }
 
 void Metrics::observe_request(double first_token_seconds, double total_seconds, int64_t prompt_tokens, int64_t output_tokens) {
-  const std::lock_guard lock(mutex_);
   first_token_.observe(first_token_seconds);
   total_.observe(total_seconds);
   prompt_tokens_.observe(static_cast<double>(prompt_tokens));
@@ -102,7 +100,6 @@ void Metrics::observe_request(double first_token_seconds, double total_seconds, 
 }
 
 void Metrics::observe_token_gap(double seconds) {
-  const std::lock_guard lock(mutex_);
   token_gap_.observe(seconds);
 }
 

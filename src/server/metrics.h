@@ -1,6 +1,7 @@
 // Counters, gauges and histograms in the text format 0.0.4, under the names that SGLang's dashboards use.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <string>
@@ -15,16 +16,17 @@ struct MetricsOptions {
   std::vector<double> first_token, token_gap, total;        // bounds of the histograms in seconds; empty: SGLang's
 };
 
+// Takes values from any thread without waiting for another.
 class Histogram {
  public:
-  explicit Histogram(std::vector<double> bounds) : bounds_(std::move(bounds)), counts_(bounds_.size() + 1, 0) {}
+  explicit Histogram(std::vector<double> bounds) : bounds_(std::move(bounds)), counts_(bounds_.size() + 1) {}
   void observe(double value);
   void render(std::string& out, const std::string& name, const std::string& labels) const;
 
  private:
   std::vector<double> bounds_;
-  std::vector<int64_t> counts_;
-  double sum_ = 0;
+  std::vector<std::atomic<int64_t>> counts_;
+  std::atomic<double> sum_{0};
 };
 
 class Metrics {
