@@ -134,7 +134,9 @@ def test_images_are_attached_pasted_and_sent(page):
     page.wait_for_selector("#attach:visible")
     import base64
 
-    page.locator("#files").set_input_files([{"name": "dot.png", "mimeType": "image/png", "buffer": base64.b64decode(PIXEL)}])
+    dot = page.evaluate("""() => { const canvas = document.createElement('canvas'), pen = canvas.getContext('2d'); canvas.width = 160; canvas.height = 120; pen.fillStyle = '#e8e4d8';
+        pen.fillRect(0, 0, 160, 120); pen.fillStyle = '#c22'; pen.arc(80, 60, 30, 0, 7); pen.fill(); return canvas.toDataURL('image/png').split(',')[1]; }""")
+    page.locator("#files").set_input_files([{"name": "dot.png", "mimeType": "image/png", "buffer": base64.b64decode(dot)}])
     page.wait_for_selector("#tray img")
     page.evaluate(
         """data => { const t = new DataTransfer(); t.items.add(new File([Uint8Array.from(atob(data), c => c.charCodeAt(0))], 'pasted.png', {type: 'image/png'}));
@@ -147,6 +149,7 @@ def test_images_are_attached_pasted_and_sent(page):
         v.setUint32(28, 88200, true); v.setUint16(32, 2, true); v.setUint16(34, 16, true); t(36, 'data'); v.setUint32(40, 2 * n, true);
         await attach([new File([v], 'tone.wav', {type: 'audio/wav'})]); return tray[2].url.slice(0, 22); }""")
     assert wav == "data:audio/wav;base64,"
+    picture(page, "page-attach")
     page.get_by_role("button", name="Remove pasted.png").click()
     sent = []
     canned(page, "A **red** dot.", sent)
@@ -164,6 +167,7 @@ def test_stop_ends_the_reply_and_keeps_what_came(page):
     page.get_by_role("button", name="Stop").click()
     finished(page)
     assert "stopped" in page.locator(".stats").inner_text()
+    picture(page, "page-stopped")
     assert page.get_by_role("button", name="Send", exact=True).is_visible()
 
 
