@@ -116,6 +116,20 @@ TEST(GrammarMatcher, StringsHaveExactlyTheLengthsTheyMayHave) {
   }
 }
 
+TEST(GrammarMatcher, CallsNameTheirMembersInTheOrderThatTemplatesShow) {
+  const ReplyGrammars grammars(demo_tokenizer(), kStops, 0);
+  const auto inner = nlohmann::ordered_json::parse(R"({"type": "object", "properties": {"z": {"type": "integer"}, "Y": {"type": "integer"}}})");
+  const nlohmann::ordered_json parameters = {{"type", "object"}, {"properties", {{"b", {{"type", "integer"}}}, {"C", inner}, {"a", {{"type", "integer"}}}}}};
+  const auto called = compiled_source(grammars.calls({{.name = "f", .parameters = &parameters}}, false, ThoughtFirst::none));
+  for (const auto& [arguments, allowed] : std::vector<std::pair<std::string, bool>>{{"{a:1,b:2,C:{Y:4,z:3}}", true}, {"{b:2}", true}, {"{a:1,C:{z:3}}", true}, {"{b:2,a:1}", false}, {"{C:{z:3},a:1}", false}, {"{C:{z:3,Y:4}}", false}}) {
+    GrammarMatcher matcher(called, kStops);
+    ASSERT_TRUE(matcher.accept(kCall));
+    EXPECT_EQ(accept_text(matcher, "call:f" + arguments), allowed) << arguments;
+  }
+  GrammarMatcher json(compiled_source(grammars.json_schema(parameters, true, ThoughtFirst::none)), kStops);
+  EXPECT_TRUE(accept_text(json, R"({"b": 2, "C": {"z": 3, "Y": 4}, "a": 1})"));
+}
+
 TEST(GrammarMatcher, ControlTokensAreNoTextAndTextIsNoControlToken) {
   GrammarMatcher matcher(compiled(kGrammars[2]), kStops);
   EXPECT_TRUE(accept_text(matcher, "I think <|tool_call>call:nonsense{"));  // spelled out: text

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "text/jinja_strings.h"
 #include "text/number_grammar.h"
 #include "text/regex_grammar.h"
 #include "text/schema_merge.h"
@@ -504,8 +505,11 @@ class Converter {
       members.named.push_back({key(name) + " " + colon() + *e + " " + gap(), is_required(name)});
       return true;
     };
-    for (const auto& [name, property] : properties.items()) {
-      if (!add(name, property, place + "/properties/" + name)) return std::nullopt;
+    std::vector<std::pair<std::string, std::string>> order;  // what it sorts by, name
+    for (const auto& [name, property] : properties.items()) order.emplace_back(native() ? jinja::lower({name, false}).bytes : "", name);
+    std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    for (const auto& [sorts_by, name] : order) {
+      if (!add(name, properties[name], place + "/properties/" + name)) return std::nullopt;
     }
     for (const std::string& name : required) {
       if (std::find(names.begin(), names.end(), name) != names.end()) continue;

@@ -1,7 +1,8 @@
 // JSON Schema to EBNF: every text that the grammar allows is a value that the schema accepts.
 //
-// The other way round it keeps to what models need: members come in the order of `properties`, further ones after them; white space is bounded; integers have
-// at most 18 digits; a `format` and the regular expressions mean what docs/formats/structured-output.md says. oneOf is read as anyOf.
+// The other way round it keeps to what models need: members come in the order of `properties`, in native spelling sorted by name, case aside, as the templates' dictsort
+// shows them to the model; further ones after them; white space is bounded; integers have at most 18 digits; a `format` and the regular expressions mean what
+// docs/formats/structured-output.md says. oneOf is read as anyOf.
 //
 // A keyword that cannot be kept to is refused by name when `strict`; otherwise it is left out and reported. What makes no sense (a type that does not exist, a
 // $ref that leads nowhere, a schema that no value satisfies) is always refused. Refusals throw Error(invalid_argument) with the keyword and its place.
