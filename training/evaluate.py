@@ -184,8 +184,15 @@ def ask(url, s):
     request = urllib.request.Request(url + "/v1/chat/completions", json.dumps(over_http(s)).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=300) as reply:
         message = json.load(reply)["choices"][0]["message"]
-    calls = message.get("tool_calls") or []
-    return (message.get("content") or "") + "".join(tools.call_text(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in calls)
+    return (message.get("content") or "") + "".join(called(c["function"]) for c in message.get("tool_calls") or [])
+
+
+def called(function):
+    """A call as the model writes it; one that was cut off within its arguments stays what the server sent."""
+    try:
+        return tools.call_text(function["name"], json.loads(function["arguments"]))
+    except json.JSONDecodeError:
+        return function["arguments"]
 
 
 def main():
