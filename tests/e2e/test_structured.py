@@ -34,8 +34,13 @@ def check_call(name, arguments):
 
 
 def test_json_object(client):
-    r = ask(client, "Who are you?", response_format={"type": "json_object"}, temperature=1.0, seed=3)
-    assert r.choices[0].finish_reason == "stop" and isinstance(json.loads(r.choices[0].message.content), dict)
+    ended = []  # the demo model was never trained on JSON: in some replies its text finds no end
+    for text, seed in [(text, seed) for text in ("Who are you?", "What is 12 + 30?") for seed in range(6)]:
+        choice = ask(client, text, response_format={"type": "json_object"}, temperature=1.5, top_p=1.0, seed=seed, extra_body={"top_k": -1}).choices[0]
+        assert choice.message.content.lstrip().startswith("{")
+        if choice.finish_reason == "stop":
+            ended.append(json.loads(choice.message.content))
+    assert len(ended) >= 4 and all(isinstance(e, dict) for e in ended) and any(ended), ended
 
 
 def test_json_schema_whole_and_streamed(client):
@@ -105,10 +110,11 @@ def test_calls_of_the_models_own_choice_follow_the_declared_parameters(client):
 def test_a_thousand_calls_at_temperature_one_and_a_half(server):
     valid = calls = cut = 0
     names = set()
-    named = {"type": "function", "function": {"name": "book_table"}}  # the model alone hardly ever does
+    # Left to choose the model calls what is easiest to it.
+    choices = ["required", *({"type": "function", "function": {"name": name}} for name in ("book_table", "get_weather"))]
 
     def batch(seed):
-        body = {"messages": [{"role": "user", "content": f"Use a tool ({seed})."}], "tools": TOOLS, "tool_choice": "required" if seed % 2 else named, "parallel_tool_calls": False, "temperature": 1.5, "top_k": -1, "top_p": 1.0,
+        body = {"messages": [{"role": "user", "content": f"Use a tool ({seed})."}], "tools": TOOLS, "tool_choice": choices[seed % 3], "parallel_tool_calls": False, "temperature": 1.5, "top_k": -1, "top_p": 1.0,
                 "n": 64, "seed": seed, "max_tokens": 120}
         r = httpx.post(server.url + "/v1/chat/completions", json=body, timeout=300)
         assert r.status_code == 200, r.text[:300]
