@@ -47,6 +47,7 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string description() const = 0;  // "cpu, 2 threads, avx512-bf16"
   virtual bool on_host() const { return true; } // whether its tensors may be read directly
+  virtual bool is_lost() { return false; }      // whether an error has left it useless; asked after one
   struct Memory {
     int64_t total_bytes = 0, free_bytes = 0;
   };

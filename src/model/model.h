@@ -60,6 +60,7 @@ class Gemma4Model final : public ForwardModel {
   bool takes_images() const override { return media_->takes_images(); }
   bool takes_audio() const override { return media_->takes_audio(); }
   void forward(const Step& step, float* logits) override;
+  bool is_lost() override { return backend_.is_lost(); }
   int32_t kept_logit_rows() const override { return logits_ ? static_cast<int32_t>(logits_.rows()) : 0; }
   void candidates(std::span<const LogitEdit> edits, const AllowedIds& allowed, std::span<const float> temperatures, int32_t count, Candidate* candidates, RowSummary* summaries) override;
   void read_logits(int32_t row, float* logits) override;

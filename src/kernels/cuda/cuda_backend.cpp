@@ -86,6 +86,11 @@ class CudaBackend final : public Backend {
                        properties_.totalGlobalMem >> 20, properties_.major, properties_.minor);
   }
   bool on_host() const override { return false; }
+  // An error of a kernel stays with the context for ever, one of a call does not.
+  bool is_lost() override {
+    (void)cudaGetLastError();
+    return cudaDeviceSynchronize() != cudaSuccess;
+  }
   Memory memory() const override {
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
