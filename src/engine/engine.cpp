@@ -560,8 +560,8 @@ struct Engine::Impl {
     stats.sliding_pages_total = scheduler.sliding_pool().total();
     stats.full_pages_used = stats.full_pages_total - scheduler.full_pool().num_free();
     stats.sliding_pages_used = stats.sliding_pages_total - scheduler.sliding_pool().num_free();
-    stats.full_pages_cached = scheduler.cache().num_full_pages();
-    stats.sliding_pages_cached = scheduler.cache().num_sliding_pages();
+    stats.full_pages_cached = scheduler.full_pool().num_idle();
+    stats.sliding_pages_cached = scheduler.sliding_pool().num_idle();
   }
 
   void publish() {

@@ -10,7 +10,7 @@
 namespace nibble {
 class PagePool {
  public:
-  explicit PagePool(int32_t num_pages) : references_(static_cast<size_t>(num_pages), 0) {
+  explicit PagePool(int32_t num_pages) : references_(static_cast<size_t>(num_pages), 0), cached_(static_cast<size_t>(num_pages), false) {
     for (int32_t page = num_pages - 1; page >= 0; --page) free_.push_back(page);
   }
 
@@ -27,14 +27,34 @@ class PagePool {
   }
   void retain(int32_t page) {
     NB_ASSERT(references(page) > 0, "retained a free page");
+    num_idle_ -= is_idle(page);
     ++references_[static_cast<size_t>(page)];
   }
   void release(int32_t page) {
     NB_ASSERT(references(page) > 0, "released a free page");
     if (--references_[static_cast<size_t>(page)] == 0) free_.push_back(page);
+    num_idle_ += is_idle(page);
   }
 
+  // The same for the prefix cache, whose pages come free on demand once nobody else holds them: those are idle.
+  void retain_for_cache(int32_t page) {
+    NB_ASSERT(!cached_[static_cast<size_t>(page)], "a page was cached twice");
+    retain(page);
+    cached_[static_cast<size_t>(page)] = true;
+  }
+  void release_from_cache(int32_t page) {
+    NB_ASSERT(cached_[static_cast<size_t>(page)], "released a page that was not cached");
+    num_idle_ -= is_idle(page);
+    cached_[static_cast<size_t>(page)] = false;
+    release(page);
+  }
+  int32_t num_idle() const { return num_idle_; }
+
  private:
+  bool is_idle(int32_t page) const { return cached_[static_cast<size_t>(page)] && references(page) == 1; }
+
   std::vector<int32_t> references_, free_;
+  std::vector<bool> cached_;  // the cache holds one of the references
+  int32_t num_idle_ = 0;
 };
 }  // namespace nibble

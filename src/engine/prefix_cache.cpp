@@ -71,7 +71,7 @@ void PrefixCache::insert(std::span<const int32_t> ids, int32_t num_tokens, const
     Entry& entry = at->second;
     if (fresh) {
       entry = {.full_page = full_pages[static_cast<size_t>(page)], .sliding_page = kNoPage, .depth = page, .last_used = clock_, .anchored = false};
-      full_.retain(entry.full_page);
+      full_.retain_for_cache(entry.full_page);
       link(parent, entry);
     } else {
       touch(parent, entry);
@@ -79,8 +79,7 @@ void PrefixCache::insert(std::span<const int32_t> ids, int32_t num_tokens, const
     if (entry.sliding_page == kNoPage && sliding_page != kNoPage) {
       unlink(parent, entry);
       entry.sliding_page = sliding_page;
-      sliding_.retain(sliding_page);
-      ++num_sliding_pages_;
+      sliding_.retain_for_cache(sliding_page);
       link(parent, entry);
     }
   }
@@ -116,10 +115,9 @@ void PrefixCache::touch(const Hash128& hash, Entry& entry) {
 
 void PrefixCache::drop_sliding(const Hash128& hash, Entry& entry) {
   unlink(hash, entry);
-  sliding_.release(entry.sliding_page);
+  sliding_.release_from_cache(entry.sliding_page);
   entry.sliding_page = kNoPage;
   entry.anchored = false;
-  --num_sliding_pages_;
   link(hash, entry);
 }
 
@@ -141,7 +139,7 @@ bool PrefixCache::evict_full() {
     if (full_.references(entry.full_page) > 1) continue;
     if (entry.sliding_page != kNoPage) drop_sliding(hash, entry);
     unlink(hash, entry);
-    full_.release(entry.full_page);
+    full_.release_from_cache(entry.full_page);
     entries_.erase(hash);
     return true;
   }
@@ -150,12 +148,11 @@ bool PrefixCache::evict_full() {
 
 void PrefixCache::clear() {
   for (auto& [hash, entry] : entries_) {
-    full_.release(entry.full_page);
-    if (entry.sliding_page != kNoPage) sliding_.release(entry.sliding_page);
+    full_.release_from_cache(entry.full_page);
+    if (entry.sliding_page != kNoPage) sliding_.release_from_cache(entry.sliding_page);
   }
   entries_.clear();
   full_order_.clear();
   sliding_order_.clear();
-  num_sliding_pages_ = 0;
 }
 }  // namespace nibble

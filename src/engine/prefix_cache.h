@@ -55,9 +55,6 @@ class PrefixCache {
   bool evict_sliding();
   void clear();
 
-  int32_t num_full_pages() const { return static_cast<int32_t>(entries_.size()); }
-  int32_t num_sliding_pages() const { return num_sliding_pages_; }
-
  private:
   struct Entry {
     int32_t full_page = kNoPage, sliding_page = kNoPage;
@@ -82,7 +79,6 @@ class PrefixCache {
   PagePool& sliding_;
   int32_t page_tokens_, window_;
   uint64_t clock_ = 0;
-  int32_t num_sliding_pages_ = 0;
   std::unordered_map<Hash128, Entry> entries_;
   std::set<FullKey> full_order_;
   std::set<SlidingKey> sliding_order_;

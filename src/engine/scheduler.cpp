@@ -191,10 +191,10 @@ bool Scheduler::admit_next(std::vector<PlannedRows>& plan, int32_t& prefill_left
     sequence.full_pages = std::move(match.full_pages);
     sequence.sliding_pages = std::move(match.sliding_pages);
   }
-  // Do not start what would be thrown out half way: all pages of the tokens at hand must be free or merely cached.
+  // Do not start what would be thrown out half way: all pages of the tokens at hand must be free, or cached and used by nobody else. The prefix just matched is held and does not count.
   const auto missing = static_cast<int32_t>((sequence.tokens.size() + 1 + static_cast<size_t>(kv_.page_tokens) - 1) / static_cast<size_t>(kv_.page_tokens) - sequence.full_pages.size());
   const int32_t rows = chunk_of(sequence, prefill_left, rows_left);
-  const bool room = running_.empty() || missing <= full_.num_free() + cache_.num_full_pages();
+  const bool room = running_.empty() || missing <= full_.num_free() + full_.num_idle();
   if (!room || rows <= 0 || !ensure_pages(sequence, sequence.computed + rows)) {
     release_pages(sequence, /*keep_prefix=*/false);
     sequence.computed = 0;

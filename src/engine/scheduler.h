@@ -91,7 +91,6 @@ class Scheduler {
   int64_t num_retracted() const { return num_retracted_; }
   const PagePool& full_pool() const { return full_; }
   const PagePool& sliding_pool() const { return sliding_; }
-  const PrefixCache& cache() const { return cache_; }
   // The largest picture that can be computed in one step.
   int32_t max_picture_tokens() const;
   // The longest sequence that the pools can ever hold.
