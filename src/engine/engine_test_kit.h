@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <thread>
@@ -122,7 +123,7 @@ struct Reply {
   bool operator==(const Reply&) const = default;
 };
 
-// Collects the replies of requests by (id, choice).
+// Collects the replies of requests by (id, choice). A request holds what it writes to, so that a test that gives up may leave while the engine still calls.
 class Collector {
  public:
   std::unique_ptr<Request> request(const std::string& id, std::vector<int32_t> prompt, int32_t max_tokens, uint64_t seed) {
@@ -132,42 +133,51 @@ class Collector {
     r->max_tokens = max_tokens;
     r->sampling.seed = seed;
     r->top_logprobs = 0;
-    r->on_token = [this, id](TokenEvent&& event) {
-      const std::lock_guard lock(mutex_);
-      Reply& reply = replies_[{id, event.choice}];
+    r->on_token = [seen = seen_, id](TokenEvent&& event) {
+      const std::lock_guard lock(seen->mutex);
+      ++seen->events;
+      Reply& reply = seen->replies[{id, event.choice}];
       if (event.id >= 0) {
         reply.ids.push_back(event.id);
         reply.logprobs.push_back(event.logprob);
       }
-      if (event.round.drafted > 0) rounds_[{id, event.choice}].push_back(event.round);
+      if (event.round.drafted > 0) seen->rounds[{id, event.choice}].push_back(event.round);
       if (event.finish != FinishReason::none) {
         reply.finish = event.finish;
-        ++finished_;
-        changed_.notify_all();
+        ++seen->finished;
+        seen->changed.notify_all();
       }
     };
     return r;
   }
-  // With patience for sanitizers on a busy machine: whoever gives up leaves while the engine still calls.
+  // Waits while something comes: with sanitizers on a busy machine a test takes minutes, a hanging one ends after two without a token.
   bool wait_for(int count) {
-    std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(240), [&] { return finished_ >= count; });
+    std::unique_lock lock(seen_->mutex);
+    for (int64_t events = -1; seen_->finished < count && events != seen_->events;) {
+      events = seen_->events;
+      seen_->changed.wait_for(lock, std::chrono::seconds(120), [&] { return seen_->finished >= count; });
+    }
+    return seen_->finished >= count;
   }
   std::vector<DraftRound> rounds(const std::string& id) {
-    const std::lock_guard lock(mutex_);
-    return rounds_[{id, 0}];
+    const std::lock_guard lock(seen_->mutex);
+    return seen_->rounds[{id, 0}];
   }
   Reply reply(const std::string& id, int32_t choice = 0) {
-    const std::lock_guard lock(mutex_);
-    return replies_[{id, choice}];
+    const std::lock_guard lock(seen_->mutex);
+    return seen_->replies[{id, choice}];
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::map<std::pair<std::string, int32_t>, Reply> replies_;
-  std::map<std::pair<std::string, int32_t>, std::vector<DraftRound>> rounds_;
-  int finished_ = 0;
+  struct Seen {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::map<std::pair<std::string, int32_t>, Reply> replies;
+    std::map<std::pair<std::string, int32_t>, std::vector<DraftRound>> rounds;
+    int64_t events = 0;
+    int finished = 0;
+  };
+  std::shared_ptr<Seen> seen_ = std::make_shared<Seen>();
 };
 
 inline std::vector<int32_t> prompt_of(uint32_t seed, int32_t length, int32_t shared = 0) {
