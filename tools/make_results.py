@@ -62,7 +62,7 @@ def ops(pattern):
 
 def runs(kind):
     found = []
-    for folder in sorted(STORED.glob(f"{kind}_*/")):
+    for folder in sorted(STORED.glob(f"{kind}_*/"), key=lambda f: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", f.name)]):
         file = folder / "sweep.json" if (folder / "sweep.json").exists() else folder / "metrics.json"
         if file.exists():
             metrics = read(file)

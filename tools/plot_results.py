@@ -46,11 +46,15 @@ def save(figure, out, name):
 
 def throughput(runs, out):
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for run in runs:
-        x = [m["latency"]["itl"]["mean"] for m in run["levels"]]
-        y = [m["throughput"]["output_token_throughput"] for m in run["levels"]]
-        axis.plot(x, y, marker="o", label=run["name"])
-        for m, a, b in zip(run["levels"], x, y):
+    curves = {}
+    for run in runs:  # NAME-c1, NAME-c8 ... are one curve
+        curves.setdefault(re.sub(r"-c\d+$", "", run["name"]), []).extend(run["levels"])
+    for name, levels in curves.items():
+        levels.sort(key=lambda m: m["load"].get("concurrency") or 0)
+        x = [m["latency"]["itl"]["mean"] for m in levels]
+        y = [m["throughput"]["output_token_throughput"] for m in levels]
+        axis.plot(x, y, marker="o", label=name)
+        for m, a, b in zip(levels, x, y):
             axis.annotate(f"{m['load'].get('concurrency') or m['load'].get('rate')}", (a, b), textcoords="offset points", xytext=(5, 4), fontsize=8)
     axis.set(xlabel="inter-token latency, mean [ms]", ylabel="output tokens/s, all streams", title="Throughput against latency (labels: requests in flight)")
     axis.set_ylim(bottom=0)
@@ -65,6 +69,8 @@ def itl(runs, out):
             gaps = sorted((b - a) / 1e6 for r in records(run, level) for a, b in zip(r["chunk_ns"], r["chunk_ns"][1:]))
             if gaps:
                 axis.plot(gaps, [(i + 1) / len(gaps) for i in range(len(gaps))], label=f"{run['name']}, C = {level['load'].get('concurrency')}")
+    if not axis.lines:  # single replies were not kept
+        return plt.close(figure)
     axis.set(xlabel="time between chunks [ms]", ylabel="share of chunks", title="Inter-chunk latency, cumulative", xscale="log")
     axis.legend(fontsize=8)
     save(figure, out, "itl.svg")

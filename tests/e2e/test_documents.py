@@ -6,12 +6,15 @@ quote or a here-document goes on over lines. A comment before a block says that 
     <!-- gpu -->  <!-- real weights -->  <!-- long -->
 
 or that it is about another machine, and then it is left alone: <!-- not here: WHY -->
+
+Fenced blocks of `python` run too, against the same server.
 """
 
 import os
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 from conftest import NIBBLE, REPO, Server
@@ -102,6 +105,15 @@ def test_its_commands_work(page, tmp_path, server):
             read_flags(command) if marked else run(command, tmp_path, server)
         except (AssertionError, subprocess.TimeoutExpired) as e:
             raise AssertionError(f"{page.name}:{number}: {e}") from e
+
+
+SCRIPTS = [(page, code) for page in PAGES for code in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)]
+
+
+@pytest.mark.parametrize(("page", "code"), SCRIPTS, ids=[page.relative_to(REPO).as_posix() for page, _ in SCRIPTS])
+def test_its_scripts_work(page, code, server):
+    ran = subprocess.run([sys.executable, "-c", code.replace("http://127.0.0.1:30000", server.url)], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0 and ran.stdout.strip(), ran.stderr
 
 
 def test_commands_are_found():

@@ -7,6 +7,7 @@ import shutil
 
 import httpx
 import pytest
+from conftest import REPO
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -158,6 +159,17 @@ def test_images_are_attached_pasted_and_sent(page):
     kinds = [part["type"] for part in sent[0]["messages"][0]["content"]]
     assert kinds == ["image_url", "input_audio", "text"] and sent[0]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
     assert page.locator(".message.user img").count() == 1
+
+
+def test_a_picture_is_seen_by_the_model(page):
+    rows = [json.loads(line) for line in (REPO / "models/demo/samples/expected.jsonl").read_text().splitlines()]
+    row = next(r for r in rows if r["file"].endswith(".png"))
+    page.locator("#files").set_input_files(REPO / "models/demo/samples" / row["file"])
+    page.wait_for_selector("#tray img")
+    ask(page, row["question"])
+    finished(page)
+    assert page.locator(".message.model .text").inner_text() == row["expected"]
+    picture(page, "page-image")
 
 
 def test_stop_ends_the_reply_and_keeps_what_came(page):
