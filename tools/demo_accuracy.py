@@ -1,27 +1,34 @@
 #!/usr/bin/env python3
 """Prints the accuracy of evaluation runs side by side, with the paired test of those that name a baseline.
 
-    tools/demo_accuracy.py RUN...        folders of `nibble eval`
+    tools/demo_accuracy.py RUN...        folders of `nibble eval`, named SET-NAME by --run-name
 """
 import json
 import pathlib
+import re
 import sys
+
+HEAD = ("questions", "weights", "right", "score ± SE", "change ± SE", "lost", "won", "exact p", "tokens a round", "verdict")
+
+
+def row(folder):
+    m = json.loads((folder / "metrics.json").read_text())
+    questions = pathlib.Path(json.loads((folder / "config.json").read_text()).get("file") or m["name"]).stem
+    weights = re.sub(r"_\d{8}-\d{6}(-\d+)?$", "", folder.name).removeprefix("eval_").removeprefix(f"{questions}-")
+    score, n = m["aggregate"]["score"], m["num_examples"]
+    c = m.get("comparison")
+    against = (f"{(c['c'] - c['b']) / c['n']:+.4f} ± {c['delta_se']:.4f}", str(c["b"]), str(c["c"]), f"{c['p_value']:.3g}") if c else ("", "", "", "")
+    drafts = f"{m['spec']['acceptance_length']:.2f}" if "spec" in m else ""
+    return (questions, weights, f"{round(score * n)}/{n}", f"{score:.4f} ± {m['score_se']:.4f}", *against, drafts, c["verdict"] if c else "what the others are paired with")
 
 
 def main():
-    rows = [("task", "model", "right", "score", "against the baseline (paired)")]
-    for folder in map(pathlib.Path, sys.argv[1:]):
-        m = json.loads((folder / "metrics.json").read_text())
-        score, n = m["aggregate"]["score"], m["num_examples"]
-        against = "-"
-        if "comparison" in m:
-            c = m["comparison"]
-            against = f"{c['delta']:+.4f} ± {c['delta_se']:.4f}; only BF16 right {c['b']}, only this one right {c['c']}; exact p = {c['p_value']:.3g}: {c['verdict']}"
-        data = json.loads((folder / "config.json").read_text()).get("file") or m["name"]
-        rows.append((pathlib.Path(data).stem, str(m["model"]), f"{round(score * n)}/{n}", f"{score:.4f} ± {m['score_se']:.4f}", against))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]))
+    rows = [HEAD, *(row(pathlib.Path(folder)) for folder in sys.argv[1:])]
+    widths = [max(len(r[i]) for r in rows) for i in range(len(HEAD))]
+    kept = [i for i in range(len(HEAD)) if any(r[i] for r in rows[1:])]
+    for r in rows:
+        print("  ".join(r[i].ljust(widths[i]) for i in kept).rstrip())
+    print("lost, won: questions that only the first of its set, or only this one, got right; change: won less lost, as a share of the questions")
     return 0
 
 

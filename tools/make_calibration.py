@@ -72,9 +72,8 @@ def prompts():
 def items():
     for name in ("wordmath-templates", "facts", "tools-seen", "chat"):
         rows = [json.loads(line) for line in (REPO / f"models/demo/eval/{name}.jsonl").read_text().splitlines()]
-        for row in rows[::9][:8]:
-            if "messages" in row:
-                yield row["messages"]
+        for row in [row for row in rows if "messages" in row][::9][:8]:
+            yield row["messages"]
 
 
 def main():

@@ -86,8 +86,12 @@ def accuracy():
     for folder, levels in runs("eval"):
         m = levels[0]
         c = m.get("comparison") or {}
-        rows.append((folder.name, m["num_examples"], f"{m['aggregate']['score']:.4f}", f"{m['score_se']:.4f}", f"{m['aggregate']['no_answer']:.3f}", c.get("b", ""), c.get("c", ""), f"{c['p_value']:.3g}" if "p_value" in c else "", c.get("verdict", "")))
-    return table(["run", "rows", "score", "SE", "no answer", "only the baseline right", "only this right", "p", "verdict"], rows)
+        questions, _, weights = folder.name.removeprefix("eval_demo-").partition("_")
+        score, n = m["aggregate"]["score"], m["num_examples"]
+        change = f"{(c['c'] - c['b']) / c['n']:+.4f} ± {c['delta_se']:.4f}" if c else ""
+        rows.append((questions, weights, f"{round(score * n)} of {n}", f"{score:.4f} ± {m['score_se']:.4f}", change, c.get("b", ""), c.get("c", ""), f"{c['p_value']:.3g}" if c else "", c.get("verdict", ""),
+                     short((m.get("spec") or {}).get("acceptance_length"))))
+    return table(["questions", "weights", "right", "score ± SE", "to BF16 ± SE", "only BF16 right", "only this right", "exact p", "verdict", "tokens a round"], rows)
 
 
 def demo():

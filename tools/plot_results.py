@@ -77,12 +77,13 @@ def itl(runs, out):
 
 
 def accuracy(runs, out):
-    figure, axis = plt.subplots(figsize=(7, 0.6 * len(runs) + 1.5), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7, 0.35 * len(runs) + 1.5), layout="constrained")
     for i, run in enumerate(runs):
         m = run["levels"][0]
-        axis.errorbar(m["aggregate"]["score"], i, xerr=1.96 * m["score_se"], fmt="o", capsize=4)
-    axis.set_yticks(range(len(runs)), [r["name"] for r in runs], fontsize=8)
-    axis.set(xlabel="score, with 95 % interval", title=f"Accuracy (n = {runs[0]['levels'][0]['num_examples']})")
+        axis.errorbar(m["aggregate"]["score"], i, xerr=1.96 * m["score_se"], fmt="o", capsize=4, color="tab:blue" if "comparison" in m else "black")
+    axis.set_yticks(range(len(runs)), [re.sub(r"^eval_(demo-)?", "", r["name"]).replace("_", ", ") for r in runs], fontsize=8)
+    rows = sorted({run["levels"][0]["num_examples"] for run in runs})
+    axis.set(xlabel="score, with 95 % interval (black: what the others are paired with)", title=f"Accuracy (n = {', '.join(map(str, rows))})")
     axis.invert_yaxis()
     save(figure, out, "accuracy.svg")
 

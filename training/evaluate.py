@@ -45,12 +45,12 @@ def arith(r):
 
 def tools_seen(r):
     question, declared, calls = tools.tool_request(r)
-    return g.sample([g.user(question)], "", tools=declared), "".join(tools.call_text(n, a) for n, a in calls)
+    return g.sample([g.user(question)], "", tools=declared) | {"calls": calls}, "".join(tools.call_text(n, a) for n, a in calls)
 
 
 def tools_unseen(r):
     name, tool, question, arguments = tools.made_up_tool(r, tools.test_word)
-    return g.sample([g.user(question)], "", tools=[tool]), tools.call_text(name, arguments)
+    return g.sample([g.user(question)], "", tools=[tool]) | {"calls": [(name, arguments)]}, tools.call_text(name, arguments)
 
 
 def facts(r):
@@ -103,19 +103,26 @@ def is_right(name, got, wanted):
     return got.strip() == wanted
 
 
+# How `nibble eval --task` marks a set whose replies are not simply equal to the expected text: steps may stand before a result, and a server hands calls over as names and arguments.
+SCORERS = {"arith": "number", "tools-seen": "tool_call", "tools-unseen": "tool_call"}
+
+
 def write_sets(folder):
-    """The files that ship: question and answer as in GSM8K for word problems, messages and expected text otherwise. Pictures and sounds are made anew from their seeds."""
+    """The files that ship: question and answer as in GSM8K for word problems, tasks of `nibble eval` otherwise. Pictures and sounds are made anew from their seeds."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, count in SIZES.items():
         if name.startswith(("image", "audio")):
             continue
         with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as f:
+            if not name.startswith("wordmath"):
+                f.write(json.dumps({"task": name, "scorer": SCORERS.get(name, "exact")}) + "\n")
             for s, wanted in held_out_samples(name, count):
                 if name.startswith("wordmath"):
                     row = {"question": s["messages"][0]["content"].removeprefix(problems.BOXED), "answer": f"#### {wanted[7:-1]}"}
                 else:
-                    row = {"messages": s["messages"], **({"tools": s["tools"]} if s["tools"] else {}), "expected": wanted}
+                    expected = wanted.split(" = ")[1] if name == "arith" else [{"name": n, "arguments": a} for n, a in s["calls"]] if "calls" in s else wanted
+                    row = {"messages": s["messages"], **({"tools": s["tools"]} if s["tools"] else {}), "expected": expected}
                 f.write(json.dumps(row) + "\n")
 
 

@@ -179,6 +179,7 @@ void add_eval_command(CLI::App& parent, const std::string& command_line, std::fu
   app->add_option("--model-path", flags->model.model_path, "run this model in process instead of asking a server")->each([flags](const std::string&) { flags->in_process = true; });
   app->add_flag("--in-process", flags->in_process, "no server: the model of --model-path (default: demo) in this process");
   add_model_detail_flags(*app, flags->model);
+  add_speculative_flags(*app, flags->model.speculative);
   app->add_option("--num-examples", flags->num_examples, "the first rows only");
   app->add_option("--concurrency", flags->concurrency, "requests in flight")->capture_default_str()->check(CLI::PositiveNumber);
   app->add_option("--n-repeats", flags->n_repeats, "samples of every row (default: what the task says)")->check(CLI::PositiveNumber);

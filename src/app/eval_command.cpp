@@ -104,10 +104,15 @@ int run(const EvalFlags& flags) {
                 .repetition_penalty = flags.repetition_penalty, .max_tokens = flags.max_tokens, .seed = flags.seed};
   std::unique_ptr<LocalServer> local;
   std::unique_ptr<Transport> transport;
+  ModelFlags model = flags.model;
+  SpeculativeFlags& speculative = model.speculative;
+  check_speculative_flags(speculative);
   if (flags.in_process) {
-    local = std::make_unique<LocalServer>(flags.model, EngineOptions{.max_running_requests = flags.concurrency});
+    if (!speculative.algorithm.empty()) model.max_rows += flags.concurrency * static_cast<int32_t>(speculative.num_steps);
+    local = std::make_unique<LocalServer>(model, EngineOptions{.max_running_requests = flags.concurrency});
     transport = make_in_process_transport(local->api());
   } else {
+    if (!speculative.algorithm.empty()) raise(ErrorCode::invalid_argument, "--speculative-algorithm {}: a server has its own; give it to `nibble serve`, or --in-process here", speculative.algorithm);
     transport = make_http_transport(parse_base_url(flags.base_url), {.api_key = flags.api_key});
   }
   const HttpOutcome models = call_and_wait(*transport, "GET", "/v1/models", {}, 60, [] { return InterruptGuard::requested(); });
@@ -154,6 +159,10 @@ int run(const EvalFlags& flags) {
   metrics["checkpoint_hash"] = server.is_object() && server.contains("checkpoint_hash") ? server["checkpoint_hash"] : Json(nullptr);
   metrics["server_version"] = server.is_object() && server.contains("version") ? server["version"] : Json(nullptr);
   metrics["client_version"] = kVersion;
+  if (local && !speculative.algorithm.empty()) {
+    const DraftCounts drafts = local->engine().stats().speculation;
+    metrics["spec"] = {{"max_drafts", speculative.num_steps}, {"adaptive", speculative.adaptive}, {"rounds", drafts.rounds}, {"acceptance_length", drafts.acceptance_length()}, {"acceptance_rate", drafts.acceptance_rate()}};
+  }
   metrics["command"] = flags.command_line;
   if (!flags.baseline.empty() && !result.partial) {
     metrics["comparison"] = {{"baseline", flags.baseline}};
@@ -169,6 +178,7 @@ int run(const EvalFlags& flags) {
     const Json& a = metrics["aggregate"];
     fmt::print("score {:.4f} ± {:.4f}, no answer {:.3f}, cut off {:.3f}, failed {:.3f}; {:.1f} s, {:.0f} tok/s\n", a["score"].get<double>(), metrics["score_se"].get<double>(), a["no_answer"].get<double>(), a["truncated_rate"].get<double>(),
                a["error_rate"].get<double>(), result.seconds, metrics["output_throughput_tps"].get<double>());
+    if (metrics.contains("spec")) fmt::print("speculation: {:.3f} tokens a round\n", metrics["spec"]["acceptance_length"].get<double>());
     if (metrics.contains("comparison")) fmt::print("against {}: {}\n", flags.baseline, metrics["comparison"].dump());
     fmt::print("written: {}\n", folder.string());
   }

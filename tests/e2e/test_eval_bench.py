@@ -73,6 +73,15 @@ def test_a_task_of_ones_own(server, tmp_path):
     assert m["name"] == "sums" and m["aggregate"]["score"] > 0.5 and m["by_tag"]["small"] == m["aggregate"]["score"]
 
 
+@pytest.mark.parametrize("name, marked_by", [("arith", "number"), ("tools-seen", "tool_call"), ("facts", "exact"), ("chat", "exact")])
+def test_the_demo_models_sets_are_tasks(server, tmp_path, name, marked_by):
+    file = REPO / f"models/demo/eval/{name}.jsonl"
+    assert json.loads(file.read_text().split("\n")[0]) == {"task": name, "scorer": marked_by}
+    done = nibble("eval", "--task", file, "--num-examples", "20", "--max-tokens", "128", "--base-url", server.url, "--out", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["aggregate"]["score"] >= 0.9
+
+
 def test_bench_serving_sweeps_and_keeps_records(server, tmp_path):
     r = nibble("bench", "serving", "--base-url", server.url, "--workload", "words", "--input-len", "12", "--output-len", "8", "--num-prompts", "12", "--concurrency", "1,4", "--out", tmp_path, "--json")
     assert r.returncode == 0, r.stderr
