@@ -2,9 +2,8 @@
 // warp keeps a ring of stages full: the units of the weight tiles, and the rows' 128 inputs in the swizzle that wgmma reads. Weights are unpacked into
 // registers, one step ahead of the products that use them.
 //
-// Up to 32 rows what counts is that enough CTAs stream: two share a multiprocessor, and where there are few blocks of outputs, clusters of two or four divide the
-// segments of K (kSplit) and add their sums, in order, through each other's shared memory. From 64 rows on a CTA has a multiprocessor of its own, and the warp
-// that fetches is part of a warpgroup that gives its registers to the others.
+// Up to 32 rows two CTAs share a multiprocessor where there are enough blocks of outputs; else, and from 64 rows on, a CTA has one of its own, and the warp that
+// fetches is part of a warpgroup that gives its registers to the others.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/unpack.cuh"
@@ -16,20 +15,19 @@
 
 namespace nibble::cuda {
 namespace {
-constexpr int kFewBlocks = 200;  // fewer do not fill the device's multiprocessors twice
-constexpr int kSlots = 264;  // two CTAs on each of 132 multiprocessors; more than one wave costs more than a split gains
+constexpr int kMultiprocessors = 132;
 constexpr int kSharedLimit = 232448 - 1024, kCtaTiles = 8, kConsumers = kCtaTiles * 32;
 
-template <WeightFormat kFormat, int kRows, int kSplit>
+// kCtas: that share a multiprocessor.
+template <WeightFormat kFormat, int kRows, int kCtas>
 struct Layout {
-  static constexpr int kCtas = kRows <= 32 ? 2 : 1, kThreads = kConsumers + (kCtas == 1 ? 128 : 32);
+  static constexpr int kThreads = kConsumers + (kCtas == 1 ? 128 : 32);
   static constexpr int kUnits = 128 / unit_inputs(kFormat);  // a stage is 128 inputs: of every pair of tiles its units, of the rows two runs of 64
   static constexpr int kPairBytes = kUnits * pair_unit_bytes(kFormat);
   static constexpr int kWeightBytes = kCtaTiles / 2 * kPairBytes;
   static constexpr int kStageBytes = kWeightBytes + 2 * kRows * 128;
-  static constexpr int kWaiting = kSplit == 2 ? (kSegments / 2 - 1) * (kRows / 2) * kConsumers * 4 : 0;  // bytes of sums behind the ring
-  static constexpr int kStages = std::min(8, (kSharedLimit / kCtas - 4096 - kWaiting) / kStageBytes);
-  static constexpr int kSharedBytes = 2048 + kStages * kStageBytes + kWaiting;
+  static constexpr int kStages = std::min(8, (kSharedLimit / kCtas - 4096) / kStageBytes);
+  static constexpr int kSharedBytes = 2048 + kStages * kStageBytes;
   static_assert(kStages >= 2 && kWeightBytes % 1024 == 0 && kRows * 128 % 1024 == 0);
 };
 
@@ -85,16 +83,16 @@ __device__ __forceinline__ void multiply(float (&acc)[kRows / 2], const uint32_t
   wgmma_commit();
 }
 
-template <WeightFormat kFormat, int kRows, bool kGated, int kSplit>
-__global__ void __launch_bounds__((Layout<kFormat, kRows, kSplit>::kThreads), (Layout<kFormat, kRows, kSplit>::kCtas)) wide(const __grid_constant__ Params p, const __grid_constant__ CUtensorMap x_map) {
-  using L = Layout<kFormat, kRows, kSplit>;
+template <WeightFormat kFormat, int kRows, bool kGated, int kCtas>
+__global__ void __launch_bounds__((Layout<kFormat, kRows, kCtas>::kThreads), kCtas) wide(const __grid_constant__ Params p, const __grid_constant__ CUtensorMap x_map) {
+  using L = Layout<kFormat, kRows, kCtas>;
   extern __shared__ uint8_t unaligned[];
   uint8_t* const shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(unaligned) + 1023) / 1024 * 1024);
   auto* const full = reinterpret_cast<uint64_t*>(shared);
   uint64_t* const empty = full + L::kStages;
   uint8_t* const ring = shared + 1024;
   // CTAs that run together share row tiles and weights in the second-level cache: eight row tiles take turns before the next outputs.
-  const int blocks = gridDim.x / kSplit, together = blocks * 8, number = blockIdx.y * blocks + blockIdx.x / kSplit;
+  const int together = gridDim.x * 8, number = blockIdx.y * gridDim.x + blockIdx.x;
   const int first_of_group = number / together * 8, rows_of_group = min(8, static_cast<int>(gridDim.y) - first_of_group);
   const int slice = blockIdx.z, first_row = (first_of_group + number % together % rows_of_group) * kRows;
 
@@ -105,10 +103,7 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows, kSplit>::kThreads), (L
   }
   const auto part_of = [&](int slot) -> const LinearPart& { return p.parts[kGated ? slot / (kCtaTiles / 2) : part_index]; };
   const auto tile_of = [&](int slot) { return kGated ? block * (kCtaTiles / 2) + slot % (kCtaTiles / 2) : block * kCtaTiles + slot; };
-  // Which units: of segments [kOwn * rank, kOwn * (rank + 1)).
-  constexpr int kOwn = kSegments / kSplit;
-  const int rank = kSplit == 1 ? 0 : cluster_rank(), unit_first = segment_begin(p.units, kOwn * rank), num_units = segment_begin(p.units, kOwn * (rank + 1)) - unit_first;
-  const int steps = (num_units + L::kUnits - 1) / L::kUnits;
+  const int steps = (p.units + L::kUnits - 1) / L::kUnits;
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < L::kStages; ++s) {
@@ -122,20 +117,20 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows, kSplit>::kThreads), (L
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp >= kConsumers / 32) {
-    if constexpr (L::kCtas == 1) fewer_registers<40>();
+    if constexpr (kCtas == 1) fewer_registers<40>();
     if (warp > kConsumers / 32) return;
     // A lane a pair of tiles fetches its units, the first lane the rows as well. The weights of the first stages do not wait for the kernel ahead.
     const bool has_pair = lane < kCtaTiles / 2 && tile_of(lane * 2) < part_of(lane * 2).tiles;
     const int num_pairs = __popc(__ballot_sync(0xffffffffu, has_pair));
-    const uint8_t* from = has_pair ? part_of(lane * 2).blocks + pair_offset(kFormat, slice, part_of(lane * 2).tiles, p.units, tile_of(lane * 2) / 2) + int64_t{unit_first} * pair_unit_bytes(kFormat) : nullptr;
+    const uint8_t* from = has_pair ? part_of(lane * 2).blocks + pair_offset(kFormat, slice, part_of(lane * 2).tiles, p.units, tile_of(lane * 2) / 2) : nullptr;
     const auto fetch_weights = [&](int step, int stage) {
-      const int pair_bytes = min(L::kUnits, num_units - step * L::kUnits) * pair_unit_bytes(kFormat);
+      const int pair_bytes = min(L::kUnits, p.units - step * L::kUnits) * pair_unit_bytes(kFormat);
       if (lane == 0) barrier_expect(&full[stage], static_cast<uint32_t>(num_pairs * pair_bytes + 2 * kRows * 128));
       __syncwarp();
       if (has_pair) bulk_load(ring + stage * L::kStageBytes + lane * L::kPairBytes, from + int64_t{step} * L::kPairBytes, static_cast<uint32_t>(pair_bytes), &full[stage]);
     };
     const auto fetch_rows = [&](int step, int stage) {
-      if (lane == 0) tensor_load(ring + stage * L::kStageBytes + L::kWeightBytes, &x_map, 0, first_row, (slice * p.units + unit_first) * (unit_inputs(kFormat) / 64) + step * 2, &full[stage]);
+      if (lane == 0) tensor_load(ring + stage * L::kStageBytes + L::kWeightBytes, &x_map, 0, first_row, slice * p.units * (unit_inputs(kFormat) / 64) + step * 2, &full[stage]);
     };
     const int ahead = min(steps, L::kStages);
     for (int step = 0; step < ahead; ++step) fetch_weights(step, step);
@@ -149,21 +144,18 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows, kSplit>::kThreads), (L
       if (++stage == L::kStages) stage = 0, parity ^= 1;
     }
   } else {
-    if constexpr (L::kCtas == 1) more_registers<232>();
+    if constexpr (kCtas == 1) more_registers<232>();
     wait_for_earlier_kernels();  // the results are written where an earlier kernel may still read
-    float acc[kRows / 2], total[kRows / 2];  // of a segment; of those before. Split in four: of the second and the first; in two: the first three wait in shared memory
+    float acc[kRows / 2], total[kRows / 2];  // of a segment; of those before
 #pragma unroll
     for (int i = 0; i < kRows / 2; ++i) acc[i] = total[i] = 0.0f;
-    float* const waiting = reinterpret_cast<float*>(ring + L::kStages * L::kStageBytes) + threadIdx.x;
-    const auto keep = [&](int segment) {  // a segment that is not the CTA's last
+    const auto keep = [&] {
 #pragma unroll
-      for (int i = 0; i < kRows / 2; ++i) {
-        if constexpr (L::kWaiting > 0) {
-          waiting[((segment - kOwn * rank) * (kRows / 2) + i) * kConsumers] = acc[i];
-        } else {
-          total[i] += acc[i];
-        }
-      }
+      for (int i = 0; i < kRows / 2; ++i) total[i] += acc[i];
+    };
+    const auto clear = [&] {
+#pragma unroll
+      for (int i = 0; i < kRows / 2; ++i) acc[i] = 0.0f;
     };
     int stage = 0, parity = 0;
     const auto next_stage = [&] {
@@ -179,16 +171,13 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows, kSplit>::kThreads), (L
       for (int i = 0; i < kRows / 2; ++i) unit_sum[i] = 0.0f;
       const LinearPart& part = part_of(warp);
       const float* scales = part.scales + int64_t{min(tile_of(warp), part.tiles - 1) / (128 / kTileOutputs)} * (p.slices * p.units) + slice * p.units;
-      int segment = kOwn * rank, segment_last = segment_begin(p.units, segment + 1);
-      if (num_units > 0) {
-        barrier_wait(&full[stage], parity);
-        load_fragments<kFormat>(pair_in(stage), warp % 2, 0, lane, a[0]);
-      }
-      for (int unit = unit_first; unit < unit_first + num_units; ++unit) {
+      int segment = 0, segment_last = segment_begin(p.units, 1);
+      barrier_wait(&full[stage], parity);
+      load_fragments<kFormat>(pair_in(stage), warp % 2, 0, lane, a[0]);
+      for (int unit = 0; unit < p.units; ++unit) {
         while (unit == segment_last) {
-          keep(segment);
-#pragma unroll
-          for (int i = 0; i < kRows / 2; ++i) acc[i] = 0.0f;
+          keep();
+          clear();
           segment_last = segment_begin(p.units, ++segment + 1);
         }
         const float scale = __ldg(scales + unit);
@@ -197,7 +186,7 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows, kSplit>::kThreads), (L
         multiply<kRows>(unit_sum, a[1], rows_in(stage), 1, 0, false);
         const int done = stage;
         next_stage();
-        if (unit + 1 < unit_first + num_units) {
+        if (unit + 1 < p.units) {
           barrier_wait(&full[stage], parity);
           wgmma_wait<1>();
           load_fragments<kFormat>(pair_in(stage), warp % 2, 0, lane, a[0]);
@@ -208,17 +197,16 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows, kSplit>::kThreads), (L
         for (int i = 0; i < kRows / 2; ++i) acc[i] = fmaf(scale, unit_sum[i], acc[i]);
       }
       // The last ones may be empty.
-      for (; segment < kOwn * (rank + 1) - (kSplit > 1); ++segment) {
-        keep(segment);
-#pragma unroll
-        for (int i = 0; i < kRows / 2; ++i) acc[i] = 0.0f;
+      for (; segment < kSegments; ++segment) {
+        keep();
+        clear();
       }
     } else {
       int previous = -1;  // a stage whose last products are under way
-      for (int segment = kOwn * rank; segment < kOwn * (rank + 1); ++segment) {
+      for (int segment = 0; segment < kSegments; ++segment) {
         const int first = segment_begin(p.units, segment), last = segment_begin(p.units, segment + 1);
         for (int unit = first; unit < last; ++unit) {
-          const int in_stage = L::kUnits == 1 ? 0 : (unit - unit_first) % L::kUnits;
+          const int in_stage = L::kUnits == 1 ? 0 : unit % L::kUnits;
           if (in_stage == 0) barrier_wait(&full[stage], parity);
           const uint8_t* const pair = pair_in(stage) + in_stage * pair_unit_bytes(kFormat);
 #pragma unroll
@@ -235,43 +223,15 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows, kSplit>::kThreads), (L
           }
         }
         wgmma_wait<0>();
-        if (first == last) {
-#pragma unroll
-          for (int i = 0; i < kRows / 2; ++i) acc[i] = 0.0f;
-        }
-        if (kSplit > 1 && segment == kOwn * (rank + 1) - 1) break;
-        keep(segment);
+        if (first == last) clear();
+        keep();
       }
     }
 
     const int g = lane / 4, t = lane % 4, rows = min(kRows, p.rows - first_row);
     const LinearPart& part = part_of(warp);
     const int column = tile_of(warp) * kTileOutputs + g;
-    if constexpr (kSplit > 1) {
-      // The sums of all but the last segment [kOwn - 1], and of the last, where the ring was.
-      constexpr int kSums = kRows / 2 * kConsumers;
-      static_assert(!kGated && L::kStages * L::kStageBytes >= 2 * kSums * 4 && kRows / 2 % kSplit == 0);
-      named_barrier<kConsumers>(1);  // the ring is done with
-      float* const last = reinterpret_cast<float*>(ring) + threadIdx.x;
-      float* const others = L::kWaiting > 0 ? waiting : last + kSums;
-#pragma unroll
-      for (int i = 0; i < kRows / 2; ++i) {
-        last[i * kConsumers] = acc[i];
-        if (L::kWaiting == 0) others[i * kConsumers] = total[i];
-      }
-      cluster_barrier();
-#pragma unroll
-      for (int j = 0; j < kRows / 2 / kSplit; ++j) {
-        const int i = rank * (kRows / 2 / kSplit) + j;
-        float parts[kSegments];
-#pragma unroll
-        for (int s = 0; s < kSegments; ++s) parts[s] = load_in_cluster((s % kOwn == kOwn - 1 ? last : others + s % kOwn * kSums) + i * kConsumers, s / kOwn);
-#pragma unroll
-        for (int s = 1; s < kSegments; ++s) parts[0] += parts[s];
-        const int row = i / 4 * 8 + 2 * t + i % 2, out = column + (i % 4 / 2) * 8;
-        if (row < rows && out < part.n) part.out[slice * part.slice_stride + int64_t{first_row + row} * part.n + out] = parts[0] * part.factor;
-      }
-    } else if constexpr (kGated) {
+    if constexpr (kGated) {
       static_assert(L::kStages * L::kStageBytes >= kRows / 2 * kConsumers / 2 * 4);
       // Up's warps hand their sums over through the ring.
       named_barrier<kConsumers>(1);
@@ -296,29 +256,20 @@ __global__ void __launch_bounds__((Layout<kFormat, kRows, kSplit>::kThreads), (L
       }
     }
   }
-  if constexpr (kSplit > 1) {
-    if (warp == kConsumers / 32) cluster_barrier();  // that of the sums
-    cluster_barrier();                               // nobody leaves while others still read here
-  }
 }
 
-template <WeightFormat kFormat, int kRows, bool kGated, int kSplit = 1>
+template <WeightFormat kFormat, int kRows, bool kGated, int kCtas = kRows <= 32 ? 2 : 1>
 void run(const Params& p, const CUtensorMap& x_map, cudaStream_t stream) {
-  using L = Layout<kFormat, kRows, kSplit>;
+  using L = Layout<kFormat, kRows, kCtas>;
   int blocks = 0;
   for (int i = 0; i < (kGated ? 1 : p.num_parts); ++i) blocks += (p.parts[i].tiles * (kGated ? 2 : 1) + kCtaTiles - 1) / kCtaTiles;
-  if constexpr (!kGated && kRows <= 32 && kSplit == 1) {
-    if (blocks * p.slices * 4 <= kSlots) return run<kFormat, kRows, kGated, 4>(p, x_map, stream);
-    if constexpr (kFormat == WeightFormat::bf16) {  // no room for the sums that wait: rather two waves
-      if (blocks * p.slices < kFewBlocks) return run<kFormat, kRows, kGated, 4>(p, x_map, stream);
-    } else if (blocks * p.slices * 2 <= kSlots) {
-      return run<kFormat, kRows, kGated, 2>(p, x_map, stream);
-    }
+  if constexpr (kCtas == 2) {
+    if (blocks * p.slices <= kMultiprocessors) return run<kFormat, kRows, kGated, 1>(p, x_map, stream);
   }
-  constexpr auto kernel = wide<kFormat, kRows, kGated, kSplit>;
+  constexpr auto kernel = wide<kFormat, kRows, kGated, kCtas>;
   static const bool ready = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kSharedBytes) == cudaSuccess;
   (void)ready;
-  launch_clusters(kernel, kSplit, dim3(blocks * kSplit, (p.rows + kRows - 1) / kRows, p.slices), dim3(L::kThreads), L::kSharedBytes, stream, p, x_map);
+  launch(kernel, dim3(blocks, (p.rows + kRows - 1) / kRows, p.slices), dim3(L::kThreads), L::kSharedBytes, stream, p, x_map);
 }
 
 template <WeightFormat kFormat, bool kGated>
