@@ -7,17 +7,10 @@ The figures are the run's with the median p99; all p99 are kept. Server, engine 
 on the same machine; the result says so.
 """
 import argparse
-import json
-import pathlib
-import subprocess
-import time
 
-REPO = pathlib.Path(__file__).resolve().parent.parent
+from record import REPO, head, run_bench, store
+
 STREAMS = [1, 16, 64]
-
-
-def text_of(*command):
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main():
@@ -28,21 +21,16 @@ def main():
     args = p.parse_args()
     runs = {n: [] for n in STREAMS}
     for _ in range(args.runs):
-        done = json.loads(text_of(*(["chrt", "-r", "1"] if args.realtime else []), args.bench, "--benchmark_filter=http_path", "--benchmark_format=json"))
+        done = run_bench(args.bench, "http_path", args.realtime)
         for b in done["benchmarks"]:
             runs[int(b["name"].split("/")[1])].append({k: b[k] for k in ("tokens", "p50_us", "p99_us", "max_us", "server_cpu_us", "client_cpu_us")})
-    cpu = next(line.split(":", 1)[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    report = {
-        "command": "bench/http_path.py" + (" --realtime" if args.realtime else ""), "machine": cpu, "cores": done["context"]["num_cpus"], "kernel": text_of("uname", "-r"),
-        "scheduler": "SCHED_RR" if args.realtime else "SCHED_OTHER, nice 0", "load_average_before": done["context"]["load_avg"],
-        "commit": text_of("git", "describe", "--always", "--dirty", "--exclude", "*"), "unix_seconds": int(time.time()), "rows": [],
-    }
+    report = {**head("bench/http_path.py", done["context"]["load_avg"], args.realtime), "rows": []}
     for n, of_n in runs.items():
         ordered = sorted(of_n, key=lambda r: r["p99_us"])
         report["rows"].append({"streams": n, **ordered[len(ordered) // 2], "all_p99_us": [r["p99_us"] for r in ordered]})
     for row in report["rows"]:
         print(f"{row['streams']:3d} streams: p50 {row['p50_us']:7.0f} us  p99 {row['p99_us']:7.0f} us  max {row['max_us']:7.0f} us   p99 of all runs {[round(x) for x in row['all_p99_us']]}")
-    (REPO / "bench/results/http_path.json").write_text(json.dumps(report, indent=1) + "\n")
+    store("http_path.json", report)
 
 
 if __name__ == "__main__":
