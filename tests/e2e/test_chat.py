@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from conftest import NIBBLE
+from conftest import NIBBLE, REPO
 
 
 def test_a_piped_conversation_remembers_and_shows_no_colours():
@@ -120,6 +120,18 @@ def test_commands_think_system_and_save(tmp_path):
     assert "nothing.png: " in t.say("/image nothing.png")
     t.type("/quit\r")
     assert t.end() == 0
+
+
+def test_a_picture_and_a_sound_go_with_the_next_message():
+    samples = REPO / "models/demo/samples"
+    rows = [json.loads(line) for line in (samples / "expected.jsonl").read_text().splitlines()]
+    for command, ending in (("/image", ".png"), ("/audio", ".wav")):
+        row = next(r for r in rows if r["file"].endswith(ending))
+        t = Terminal()
+        assert "soft tokens" in t.say(f"{command} {samples / row['file']}")
+        assert row["expected"] in t.say(row["question"])
+        t.type("/quit\r")
+        assert t.end() == 0
 
 
 def test_the_answer_is_plain_where_colours_are_not_wanted():
