@@ -20,7 +20,7 @@ RUN cmake --preset release && cmake --build build/release --target nibble && \
 # NVIDIA's own packages for Debian 12: the compiler and the static runtime.
 FROM build AS build-cuda
 RUN curl -fsSLo /tmp/keyring.deb https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/cuda-keyring_1.1-1_all.deb && dpkg -i /tmp/keyring.deb && \
-    apt-get update -qq && apt-get install -y -qq --no-install-recommends cuda-nvcc-13-0 cuda-cudart-dev-13-0
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends cuda-nvcc-13-0 cuda-crt-13-0 cuda-cccl-13-0 cuda-cudart-dev-13-0
 ENV PATH=/usr/local/cuda/bin:$PATH
 RUN cmake --preset release -DNIBBLE_CUDA=ON && cmake --build build/release --target nibble && \
     rm -rf /opt/nibble && cmake --install build/release --prefix /opt/nibble --strip
