@@ -6,7 +6,7 @@ Each table stands between `<!-- table: NAME -->` and `<!-- end -->` in the docum
     bench/results/offline_*.json            nibble bench offline --json
     bench/results/{cpu,cuda}_ops*.json      nibble bench ops --out
     bench/results/bench_*/, eval_*/         run folders of nibble bench serving and nibble eval
-    bench/results/demo_cpu.json, tokenizer.json
+    bench/results/verify_spec_cpu.json, quantize_12b.json, demo_cpu.json, tokenizer.json
 """
 import argparse
 import json
@@ -104,7 +104,27 @@ def demo():
     ])
 
 
-TABLES = {"offline": offline, "cpu ops": ops("cpu_ops*.json"), "cuda ops": ops("cuda_ops*.json"), "serving": serving, "accuracy": accuracy, "demo": demo}
+def verify_spec():
+    path = STORED / "verify_spec_cpu.json"
+    if not path.exists():
+        return table([], [])
+    report = read(path)
+    rows = [(run["weights"], run["prompts"], r["concurrency"], r["tokens"], f"{r['same_bits']} of {r['prompts']}", f"{r['acceptance_length']:.3f}", f"{r['acceptance_length_change']:+.2%}",
+             " / ".join(f"{rate:.2f}" for rate in r["position_rate"])) for run in report["runs"] for r in run["rows"]]
+    return report["machine"] + "\n\n" + table(["weights", "prompts", "at once", "tokens", "replies with the same bits", "tokens a round", "to one at a time", "accepted at position 1 / 2 / .."], rows)
+
+
+def quantize():
+    report = read(STORED / "quantize_12b.json")
+    rows = []
+    for name, run in report["runs"].items():
+        weights, device = name.split("_")
+        rows.append((weights.upper(), {"cpu": "16 cores", "cuda": "one GPU"}[device], f"{run['wall_seconds']:.1f} s", f"{run['peak_rss_bytes'] / 1e9:.2f} GB", f"{run['peak_anonymous_bytes'] / 1e6:.0f} MB",
+                     f"{run['bytes_before'] / 1e9:.2f} to {run['bytes_after'] / 1e9:.2f} GB", f"{run['sqnr_db']:.2f} dB", f"{run['sqnr_db_max']:.2f} dB"))
+    return f"{report['machine']}; {report['note']}\n\n" + table(["to", "on", "time", "memory at most", "of it not mapped files", "bytes", "signal to noise", "with max's scales"], rows)
+
+
+TABLES = {"verify spec": verify_spec, "quantize": quantize, "offline": offline, "cpu ops": ops("cpu_ops*.json"), "cuda ops": ops("cuda_ops*.json"), "serving": serving, "accuracy": accuracy, "demo": demo}
 
 
 def plots(out):
