@@ -8,6 +8,7 @@
 
 #include "base/test_paths.h"
 #include "text/reply_grammar.h"
+#include "text/string_grammar.h"
 
 namespace nibble {
 namespace {
@@ -93,6 +94,33 @@ TEST(GrammarMatcher, EndsWhereTheGrammarMayEnd) {
   EXPECT_FALSE(matcher.accept(1));
   matcher.rollback(static_cast<int32_t>(demo_tokenizer().encode("3-a", false).size()));
   EXPECT_TRUE(matcher.accept(1));
+}
+
+TEST(GrammarMatcher, StringsOfLimitedLengthAllowWhatOneCharacterAfterTheOtherAllows) {
+  const std::string json_character = "([\\u0020!#-\\u005b\\u005d-\\ud7ff\\ue000-\\U0010ffff] | \"\\\\\" [\"\\\\/bfnrt])";
+  std::mt19937 random(5);
+  for (const Spelling spelling : {Spelling::json, Spelling::native}) {
+    const std::string character = spelling == Spelling::native ? CharSet::all().ebnf() : json_character, mark = spelling == Spelling::native ? "Token(52)" : "\"\\\"\"";
+    for (const auto& [low, high] : std::vector<std::pair<int, int>>{{0, 5}, {0, 31}, {0, 32}, {0, 39}, {0, 40}, {3, 57}, {15, 70}, {16, 71}, {23, 61}, {24, 60}, {31, 55}, {47, 48}, {50, 50}, {8, -1}, {30, -1}, {60, 90}}) {
+      EbnfRules rules("r");
+      const std::string inside = limited_characters(rules, spelling, low, high);
+      GrammarMatcher fast(compiled("root ::= " + mark + " " + inside + " " + mark + " \"x\"\n" + rules.text()), kStops);
+      GrammarMatcher plain(compiled("root ::= " + mark + " " + ebnf_repeat(character, low, high) + " " + mark + " \"x\"\n"), kStops);
+      for (int reply = 0; reply < 3; ++reply) {
+        int accepted = 0;
+        for (; accepted < 60 && !fast.ended(); ++accepted) {
+          const std::vector<int32_t> allowed = allowed_ids(fast);
+          ASSERT_EQ(allowed, allowed_ids(plain)) << static_cast<int>(spelling) << ": " << low << " to " << high << ", " << accepted << " tokens in, all: " << inside << "\n" << rules.text();
+          // Long tokens and short ones, and an end now and then.
+          int32_t id = allowed[random() % allowed.size()];
+          for (int tries = 0; tries < 4 && demo_tokenizer().token_bytes(id).size() < reply * 2u; ++tries) id = allowed[random() % allowed.size()];
+          ASSERT_TRUE(fast.accept(id) && plain.accept(id)) << demo_tokenizer().token_string(id);
+        }
+        fast.rollback(accepted);
+        plain.rollback(accepted);
+      }
+    }
+  }
 }
 
 TEST(GrammarMatcher, StringsHaveExactlyTheLengthsTheyMayHave) {

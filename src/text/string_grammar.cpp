@@ -4,31 +4,33 @@
 
 namespace nibble {
 namespace {
-// JSON's own escapes of the characters that need one, and those that models like to write.
-constexpr const char* kJsonCharacter = "([ !#-\\[\\]-\U0010FFFF]|\\\\[\"\\\\/bfnrt])";
+// Characters of two bytes and more. Not one class for all: the compiler's would begin at E0 80 and F0 80, which are no characters.
+#define BEYOND_ASCII "[\u0080-\u07ff]|[\u0800-\ud7ff]|[\ue000-\uffff]|[\U00010000-\U0010ffff]"
 
-// A few, in one rule; "" for none.
-std::string run(EbnfRules& rules, Spelling spelling, int64_t low, int64_t high) {
-  if (high == 0) return "";
-  const std::string count = high < 0 ? "*" : fmt::format("{{{},{}}}", low, high);
-  return rules.shared(fmt::format("{} characters {}", spelling == Spelling::native ? "native" : "json", count), [&] {
-    if (spelling == Spelling::native) return CharSet::all().ebnf() + count;
-    return fmt::format("Regex({})", ebnf_literal(kJsonCharacter + count));
-  });
+// JSON's own escapes of the characters that need one, and those that models like to write; between the model's delimiters any character.
+std::string characters(Spelling spelling, int64_t low, int64_t high) {
+  const char* one = spelling == Spelling::native ? "([\\x00-\x7f]|" BEYOND_ASCII ")" : "([ !#-\\[\\]-\x7f]|" BEYOND_ASCII "|\\\\[\"\\\\/bfnrt])";
+  return fmt::format("Regex({})", ebnf_literal(one + (high < 0 ? fmt::format("{{{},}}", low) : fmt::format("{{{},{}}}", low, high))));
 }
+constexpr const char* kNothing = "[^\\x00-\\U0010FFFF]";  // no character
 }  // namespace
 
 std::string limited_characters(EbnfRules& rules, Spelling spelling, int64_t low, int64_t high) {
-  if (high >= 0 && high <= kStringRun) return high == 0 ? "\"\"" : run(rules, spelling, low, high);
-  const std::string block = run(rules, spelling, kStringBlock, kStringBlock);
-  const int64_t whole = low / kStringBlock, odd = low % kStringBlock;
-  const std::string head = run(rules, spelling, odd, odd);
-  const auto blocks = [&](int64_t least, int64_t most) { return most == 0 ? std::string() : ebnf_repeat(block, least, most) + " "; };
-  if (high < 0) return fmt::format("{} {}{}", head, blocks(whole, whole), run(rules, spelling, 0, -1));
-  // What may follow the least: all of its blocks and then up to the last characters, or fewer blocks and up to one less than a block.
-  const int64_t more = (high - low) / kStringBlock, last = (high - low) % kStringBlock;
-  const std::string full = blocks(whole + more, whole + more) + run(rules, spelling, 0, last);
-  if (more == 0) return fmt::format("{} {}", head, full);
-  return fmt::format("{} ({}{} | {})", head, blocks(whole, whole + more - 1), run(rules, spelling, 0, kStringBlock - 1), full);
+  const bool native = spelling == Spelling::native;
+  // What a mask need not try: behind a string stands its closing quote, which in the model's own spelling is no text.
+  const auto rest = [&](int64_t least, int64_t most) {
+    return rules.shared(fmt::format("{} characters {} {}", native ? "native" : "json", least, most), [&] { return fmt::format("{} (= {})", characters(spelling, least, most), native ? kNothing : "\"\\\"\""); });
+  };
+  const int64_t first = low < kStringAhead + kStringBlock ? 0 : (low - kStringAhead) / kStringBlock, least = low - first * kStringBlock;
+  const int64_t room = std::max(kStringAhead + kStringBlock, least + kStringBlock - 1);
+  const int64_t last = high < 0 ? first : std::max(first, (high - room) / kStringBlock);
+  const std::string end = rest(least, high < 0 ? -1 : high - last * kStringBlock);
+  if (last == 0) return end;
+  const std::string block = rules.shared(native ? "native block" : "json block", [&] {
+    const std::string inside = rules.reserve();
+    rules.define(inside, fmt::format("{} (= {} {})", characters(spelling, kStringBlock, kStringBlock), inside, inside));
+    return fmt::format("{} {}", inside, rules.add(fmt::format("\"\" | {}", kNothing)));
+  });
+  return fmt::format("{} {}", ebnf_repeat(block, first, last), end);
 }
 }  // namespace nibble
