@@ -22,13 +22,15 @@ std::string limited_characters(EbnfRules& rules, Spelling spelling, int64_t low,
     return rules.shared(fmt::format("{} characters {} {}", native ? "native" : "json", least, most), [&] { return fmt::format("{} (= {})", characters(spelling, least, most), native ? kNothing : "\"\\\"\""); });
   };
   const int64_t first = low < kStringAhead + kStringBlock ? 0 : (low - kStringAhead) / kStringBlock, least = low - first * kStringBlock;
-  const int64_t room = std::max(kStringAhead + kStringBlock, least + kStringBlock - 1);
+  const int64_t room = std::max(kStringAhead, least + kStringBlock - 1);
   const int64_t last = high < 0 ? first : std::max(first, (high - room) / kStringBlock);
   const std::string end = rest(least, high < 0 ? -1 : high - last * kStringBlock);
   if (last == 0) return end;
   const std::string block = rules.shared(native ? "native block" : "json block", [&] {
     const std::string inside = rules.reserve();
-    rules.define(inside, fmt::format("{} (= {} {})", characters(spelling, kStringBlock, kStringBlock), inside, inside));
+    std::string ahead;
+    for (int64_t known = 0; known < kStringAhead; known += kStringBlock) ahead += " " + inside;
+    rules.define(inside, fmt::format("{} (={})", characters(spelling, kStringBlock, kStringBlock), ahead));
     return fmt::format("{} {}", inside, rules.add(fmt::format("\"\" | {}", kNothing)));
   });
   return fmt::format("{} {}", ebnf_repeat(block, first, last), end);

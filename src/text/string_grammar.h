@@ -5,7 +5,7 @@
 //
 //   block{first,last} rest      block: kStringBlock characters      rest: `least` to `most` characters, kStringAhead or more wherever a block stands before it
 //
-// where a block is told that kStringAhead characters follow it, (= block block), so what it sees of any shorter token is certain, and the rest that a quote does. A token that closes the string
+// where a block is told that kStringAhead characters follow it, (= block block block block), so what it sees of any shorter token is certain, and the rest that a quote does. A token that closes the string
 // within a block is taken by a rest that began earlier: ways to read a string overlap on purpose, and the tests compare masks with those of one character after the other.
 // The compiler takes such a promise for certain only of a rule that stands in one place and is not the last there: so a rule that is empty or nothing follows it.
 #pragma once
@@ -16,8 +16,8 @@
 #include "text/ebnf.h"
 
 namespace nibble {
-constexpr int64_t kStringBlock = 8;   // each character costs a mask when the grammar is compiled (40 ms for 262,144 tokens)
-constexpr int64_t kStringAhead = 16;  // of 262,144 tokens 45 are longer; those before a quote are shorter by a block
+constexpr int64_t kStringBlock = 4;   // each character costs a mask when the grammar is compiled (40 ms for 262,144 tokens)
+constexpr int64_t kStringAhead = 16;  // of 262,144 tokens 45 are longer; what precedes a quote in one is shorter by a block
 
 // The inside of a string of `low` to `high` characters; high < 0: without end. In JSON an escape is one character.
 std::string limited_characters(EbnfRules& rules, Spelling spelling, int64_t low, int64_t high);
