@@ -54,6 +54,7 @@ void grammar_mask(benchmark::State& state) {
   const double began = monotonic_seconds();
   const GrammarSource source = grammars.json_schema(nlohmann::ordered_json::parse(named.schema), true, ThoughtFirst::none);
   const auto grammar = value_or_raise(compiler.compile(source.ebnf, source.root));
+  state.counters["vocab_size"] = tokenizer.vocab_size();
   state.counters["compile_ms"] = (monotonic_seconds() - began) * 1e3;
   state.counters["MiB"] = static_cast<double>(grammar->bytes()) / (1 << 20);
   std::mt19937 random(1);

@@ -98,19 +98,25 @@ TEST(GrammarMatcher, EndsWhereTheGrammarMayEnd) {
 
 TEST(GrammarMatcher, StringsOfLimitedLengthAllowWhatOneCharacterAfterTheOtherAllows) {
   const std::string json_character = "([\\u0020!#-\\u005b\\u005d-\\ud7ff\\ue000-\\U0010ffff] | \"\\\\\" [\"\\\\/bfnrt])";
+  const CharSet some({{0, 9}, {'"', '"'}, {'a', 'z'}, {0x300, 0xABCD}, {0x12345, 0x23456}});
   std::mt19937 random(5);
-  for (const Spelling spelling : {Spelling::json, Spelling::native}) {
-    const std::string character = spelling == Spelling::native ? CharSet::all().ebnf() : json_character, mark = spelling == Spelling::native ? "Token(52)" : "\"\\\"\"";
+  struct Kind {
+    Spelling spelling;
+    std::string fast, plain;
+  };
+  for (const Kind& kind : {Kind{Spelling::json, any_character(Spelling::json), json_character}, Kind{Spelling::native, any_character(Spelling::native), CharSet::all().ebnf()},
+                           Kind{Spelling::json, regex_char(some, Spelling::json), ebnf_char(some, Spelling::json)}, Kind{Spelling::native, regex_char(some, Spelling::native), some.ebnf()}}) {
+    const std::string mark = kind.spelling == Spelling::native ? "Token(52)" : "\"\\\"\"";
     for (const auto& [low, high] : std::vector<std::pair<int, int>>{{0, 5}, {0, 31}, {0, 32}, {0, 39}, {0, 40}, {3, 57}, {15, 70}, {16, 71}, {23, 61}, {24, 60}, {31, 55}, {47, 48}, {50, 50}, {8, -1}, {30, -1}, {60, 90}}) {
       EbnfRules rules("r");
-      const std::string inside = limited_characters(rules, spelling, low, high);
+      const std::string inside = limited_characters(rules, kind.fast, kind.spelling, low, high);
       GrammarMatcher fast(compiled("root ::= " + mark + " " + inside + " " + mark + " \"x\"\n" + rules.text()), kStops);
-      GrammarMatcher plain(compiled("root ::= " + mark + " " + ebnf_repeat(character, low, high) + " " + mark + " \"x\"\n"), kStops);
+      GrammarMatcher plain(compiled("root ::= " + mark + " " + ebnf_repeat(kind.plain, low, high) + " " + mark + " \"x\"\n"), kStops);
       for (int reply = 0; reply < 3; ++reply) {
         int accepted = 0;
         for (; accepted < 60 && !fast.ended(); ++accepted) {
           const std::vector<int32_t> allowed = allowed_ids(fast);
-          ASSERT_EQ(allowed, allowed_ids(plain)) << static_cast<int>(spelling) << ": " << low << " to " << high << ", " << accepted << " tokens in, all: " << inside << "\n" << rules.text();
+          ASSERT_EQ(allowed, allowed_ids(plain)) << kind.plain << ": " << low << " to " << high << ", " << accepted << " tokens in, all: " << inside << "\n" << rules.text();
           // Long tokens and short ones, and an end now and then.
           int32_t id = allowed[random() % allowed.size()];
           for (int tries = 0; tries < 4 && demo_tokenizer().token_bytes(id).size() < reply * 2u; ++tries) id = allowed[random() % allowed.size()];

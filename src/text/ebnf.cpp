@@ -127,6 +127,33 @@ std::string ebnf_char(const CharSet& set, Spelling spelling) {
   return ebnf_either(alternatives);
 }
 
+std::string regex_char(const CharSet& set, Spelling spelling) {
+  const auto character = [](uint32_t c) {
+    std::string out;
+    if (c < 0x80) return fmt::format("\\x{:02x}", c);
+    append_utf8(out, c);
+    return out;
+  };
+  const CharSet to_escape = spelling == Spelling::json ? set & needs_json_escape() : CharSet(), as_is = set - to_escape;
+  std::string out;
+  // One class for each length in bytes: the compiler's own steps from one to the next would begin at E0 80 and F0 80, which are no characters.
+  for (const CharSet::Range& length : {CharSet::Range{0, 0x7F}, {0x80, 0x7FF}, {0x800, 0xFFFF}, {0x10000, 0x10FFFF}}) {
+    const CharSet part = as_is & CharSet({length});
+    if (part.empty()) continue;
+    out += out.empty() ? "(" : "|";
+    out += "[";
+    for (const auto& [low, high] : part.ranges()) out += character(low) + (high > low ? "-" + character(high) : "");
+    out += "]";
+  }
+  for (const auto& [low, high] : to_escape.ranges()) {
+    for (uint32_t c = low; c <= high; ++c) {
+      out += out.empty() ? "(" : "|";
+      for (const char e : json_escape(c)) out += character(static_cast<unsigned char>(e));
+    }
+  }
+  return out + ")";
+}
+
 std::string ebnf_either(const std::vector<std::string>& alternatives) {
   if (alternatives.size() == 1) return alternatives[0];
   std::string out = "(";

@@ -40,6 +40,7 @@ enum class Spelling { plain, json, native };
 std::string ebnf_literal(std::string_view utf8);                 // the text itself
 std::string ebnf_text(std::string_view utf8, Spelling spelling);  // a string's content
 std::string ebnf_char(const CharSet& set, Spelling spelling);     // one character of a string's content
+std::string regex_char(const CharSet& set, Spelling spelling);    // the same for the inside of Regex("..."), by ebnf_literal(); a set that is not empty
 std::string ebnf_either(const std::vector<std::string>& alternatives);
 std::string ebnf_repeat(const std::string& what, int64_t low, int64_t high);  // high < 0: without end
 

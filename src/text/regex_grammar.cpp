@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "text/string_grammar.h"
+
 namespace nibble {
 namespace {
 constexpr int64_t kMaxRepeat = 10000;
@@ -287,21 +289,24 @@ std::string emit_alternative(Node node, const RegexOptions& options, const Parse
       return ebnf_either(parts);
     }
   }
-  if (options.min_length > 0 || options.max_length >= 0) {
-    const Node* only = node.parts.size() == 1 && starts && ends ? &node.parts[0] : nullptr;
-    while (only && only->kind == Node::Kind::sequence && only->parts.size() == 1) only = &only->parts[0];
-    if (only && only->kind == Node::Kind::set) {
-      if (options.min_length > 1 || options.max_length == 0) parser.refuse("a length that does not fit minLength and maxLength");
-      return emit(*only, options.spelling, parser);
-    }
-    const Node* repeated = only && only->kind == Node::Kind::repeat ? &only->parts[0] : nullptr;
-    while (repeated && repeated->kind == Node::Kind::sequence && repeated->parts.size() == 1) repeated = &repeated->parts[0];
-    if (!repeated || repeated->kind != Node::Kind::set) parser.refuse("more than one repeated class together with minLength or maxLength");
+  const Node* only = node.parts.size() == 1 && starts && ends ? &node.parts[0] : nullptr;
+  while (only && only->kind == Node::Kind::sequence && only->parts.size() == 1) only = &only->parts[0];
+  const Node* repeated = only && only->kind == Node::Kind::repeat ? &only->parts[0] : nullptr;
+  while (repeated && repeated->kind == Node::Kind::sequence && repeated->parts.size() == 1) repeated = &repeated->parts[0];
+  const bool limited = options.min_length > 0 || options.max_length >= 0;
+  if (limited && only && only->kind == Node::Kind::set) {
+    if (options.min_length > 1 || options.max_length == 0) parser.refuse("a length that does not fit minLength and maxLength");
+    return emit(*only, options.spelling, parser);
+  }
+  if (repeated && repeated->kind == Node::Kind::set && !repeated->set.empty()) {
     const int64_t low = std::max(only->low, options.min_length);
     const int64_t high = only->high < 0 ? options.max_length : options.max_length < 0 ? only->high : std::min(only->high, options.max_length);
     if (high >= 0 && high < low) parser.refuse("a length that does not fit minLength and maxLength");
+    const bool counts = low > 1 || high > 1;
+    if (options.string_rules && counts) return limited_characters(*options.string_rules, regex_char(repeated->set, options.spelling), options.spelling, low, high);
     return ebnf_repeat(emit(*repeated, options.spelling, parser), low, high);
   }
+  if (limited) parser.refuse("more than one repeated class together with minLength or maxLength");
   const std::string any = ebnf_repeat(ebnf_char(CharSet::all(), options.spelling), 0, -1);
   return fmt::format("({}{}{})", starts ? "" : any + " ", emit(node, options.spelling, parser), ends ? "" : " " + any);
 }

@@ -18,6 +18,7 @@ struct RegexOptions {
   bool search = false;  // the text only has to contain a match where there are no anchors, as in a schema's `pattern`
   // Of the whole text, in characters; < 0: no limit. Only expressions that repeat one class, "^[a-z]+$", can be limited; others are refused.
   int64_t min_length = 0, max_length = -1;
+  EbnfRules* string_rules = nullptr;  // where the closing quote of a string follows: a class that is repeated and all of it becomes limited_characters()
 };
 std::string regex_to_ebnf(std::string_view pattern, const RegexOptions& options);
 }  // namespace nibble

@@ -363,7 +363,7 @@ class Converter {
       }
     }
     if (!pattern.empty()) {
-      RegexOptions regex{.spelling = options_.spelling, .search = search};
+      RegexOptions regex{.spelling = options_.spelling, .search = search, .string_rules = &rules_};
       if (limit_pattern) {
         regex.min_length = low;
         regex.max_length = high;
@@ -376,7 +376,7 @@ class Converter {
       }
     }
     if (!limited) return any_string();
-    return quoted(limited_characters(rules_, options_.spelling, low, high));
+    return quoted(limited_characters(rules_, any_character(options_.spelling), options_.spelling, low, high));
   }
 
   Expr number(const std::string& type, const SchemaJson& schema, const std::string& place) {
@@ -519,7 +519,7 @@ class Converter {
     if (!pattern.empty()) {
       try {
         if (const Expr e = value(pattern_value, place + "/patternProperties", depth + 1)) {
-          members.extra = rules_.add(quoted(regex_to_ebnf(pattern, {.spelling = options_.spelling, .search = true})) + " " + colon() + *e + " " + gap());
+          members.extra = rules_.add(quoted(regex_to_ebnf(pattern, {.spelling = options_.spelling, .search = true, .string_rules = &rules_})) + " " + colon() + *e + " " + gap());
         }
       } catch (const Error& error) {
         leave_out("patternProperties", place, error.message);

@@ -19,6 +19,9 @@ namespace nibble {
 constexpr int64_t kStringBlock = 4;   // each character costs a mask when the grammar is compiled (40 ms for 262,144 tokens)
 constexpr int64_t kStringAhead = 16;  // of 262,144 tokens 45 are longer; what precedes a quote in one is shorter by a block
 
-// The inside of a string of `low` to `high` characters; high < 0: without end. In JSON an escape is one character.
-std::string limited_characters(EbnfRules& rules, Spelling spelling, int64_t low, int64_t high);
+// One character of a string of any, as regex_char() gives one. In JSON an escape is one character.
+std::string any_character(Spelling spelling);
+
+// The inside of a string of `low` to `high` of `character`; high < 0: without end. `spelling`: json or native; the closing quote must follow.
+std::string limited_characters(EbnfRules& rules, const std::string& character, Spelling spelling, int64_t low, int64_t high);
 }  // namespace nibble
