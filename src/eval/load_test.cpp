@@ -3,12 +3,14 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <set>
 
 #include "base/error.h"
 #include "base/file_io.h"
 #include "eval/load_metrics.h"
 #include "eval/load_run.h"
+#include "eval/reply_stream.h"
 #include "eval/scripted_transport.h"
 
 namespace nibble {
@@ -59,6 +61,41 @@ TEST(Load, EventsCutAnywhereAreTheSame) {
     ASSERT_TRUE(r.ok()) << r.error;
     ASSERT_EQ(r.chunk_ns.size(), 2u);
     ASSERT_EQ(r.osl(), 2);
+  }
+}
+
+TEST(Load, EventsThatLookAlikeAreReadAsIfEachWereTheFirst) {
+  const auto delta = [](const Json& d, const Json& finish = nullptr, int index = 0) { return event({{"choices", {{{"index", index}, {"delta", d}, {"finish_reason", finish}}}}}); };
+  std::vector<std::string> events{content("a"), content("bc"), content("\"quoted\""), content("back\\slash"), content("\u00e9"), content("line\nend"), content(""), content("d"),
+                                  delta({{"content", "x"}, {"reasoning_content", nullptr}}), delta({{"content", "y"}, {"reasoning_content", nullptr}}),
+                                  delta({{"content", "z"}, {"reasoning_content", "why"}}), delta({{"content", "z2"}, {"reasoning_content", "why"}}), delta({{"reasoning_content", "why"}}),
+                                  delta({{"content", "end"}}, "stop"), delta({{"content", "end2"}}, "length"), delta({{"content", "e"}}, nullptr, 1), delta({{"content", "f"}}, nullptr, 1),
+                                  delta({{"content", "content"}}), delta({{"content", "g"}, {"tool_calls", {{{"index", 0}}}}}), usage(3, 2),
+                                  event({{"choices", {{{"delta", {{"content", "u"}}}}}}, {"usage", {{"completion_tokens", 9}}}}), event({{"choices", {{{"text", "t"}}}}}),
+                                  event({{"choices", {{{"delta", {{"content", "h"}}}}, {{"delta", {{"content", "i"}}}}}}}), "data: {\"choices\":[{\"delta\":{\"content\" : \"s\"}}]}\n\n"};
+  for (int seed = 0; seed < 200; ++seed) {
+    std::mt19937 random(static_cast<uint32_t>(seed));
+    ReplyStream one_stream;
+    std::string text, thought, reason;
+    std::vector<int64_t> times;
+    int64_t first_content = 0;
+    for (int i = 1; i <= 60; ++i) {
+      const std::string& e = events[random() % (random() % 2 ? 3 : events.size())];
+      one_stream.push(e, i);
+      ReplyStream alone;
+      alone.push(e, i);
+      text += alone.content;
+      thought += alone.reasoning;
+      if (!alone.finish_reason.empty()) reason = alone.finish_reason;
+      times.insert(times.end(), alone.chunk_ns.begin(), alone.chunk_ns.end());
+      if (first_content == 0) first_content = alone.first_content_ns;
+      ASSERT_EQ(one_stream.content, text) << e;
+      ASSERT_EQ(one_stream.error, alone.error);
+    }
+    EXPECT_EQ(one_stream.reasoning, thought);
+    EXPECT_EQ(one_stream.finish_reason, reason);
+    EXPECT_EQ(one_stream.chunk_ns, times);
+    EXPECT_EQ(one_stream.first_content_ns, first_content);
   }
 }
 

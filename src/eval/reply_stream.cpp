@@ -6,6 +6,7 @@ namespace nibble {
 struct ReplyStream::Parser {
   simdjson::dom::parser json;
   std::string padded;  // the event, with room behind it for the parser's wide reads
+  std::string frame_begin, frame_end;  // of the last event that was content and no more: what stood around its text; empty: none
 };
 
 ReplyStream::ReplyStream() : parser_(std::make_unique<Parser>()) {}
@@ -36,11 +37,43 @@ void ReplyStream::push(std::string_view bytes, int64_t now_ns) {
   }
 }
 
+namespace {
+bool stands_as_it_is(std::string_view text) {
+  bool plain = !text.empty();
+  for (const char c : text) plain &= static_cast<unsigned char>(c) >= 0x20 && static_cast<unsigned char>(c) < 0x80 && c != '"' && c != '\\';
+  return plain;
+}
+}  // namespace
+
+// Most events of a stream differ in the text alone. The same bytes around a string without escapes are the same JSON around another string.
+bool ReplyStream::event_like_the_last(std::string_view data, int64_t now_ns) {
+  const std::string_view begin = parser_->frame_begin, end = parser_->frame_end;
+  if (begin.empty() || data.size() <= begin.size() + end.size() || !data.starts_with(begin) || !data.ends_with(end)) return false;
+  const std::string_view text = data.substr(begin.size(), data.size() - begin.size() - end.size());
+  if (!stands_as_it_is(text)) return false;
+  content += text;
+  chunk_ns.push_back(now_ns);
+  if (first_content_ns == 0) first_content_ns = now_ns;
+  return true;
+}
+
+void ReplyStream::remember_frame(std::string_view data, std::string_view content) {
+  constexpr std::string_view kName = "\"content\"", kKey = "\"content\":\"";  // no part of another string, where its quotes would be escaped
+  const size_t key = data.find(kName), at = key + kKey.size();
+  const bool once = key != std::string_view::npos && data.find(kName, key + 1) == std::string_view::npos;
+  if (!once || !data.substr(key).starts_with(kKey) || !stands_as_it_is(content) || !data.substr(at).starts_with(content) || data.substr(at + content.size()).substr(0, 1) != "\"") return;
+  parser_->frame_begin = data.substr(0, at);
+  parser_->frame_end = data.substr(at + content.size());
+}
+
 void ReplyStream::event(std::string_view data, int64_t now_ns) {
   if (data == "[DONE]") {
     done = true;
     return;
   }
+  if (event_like_the_last(data, now_ns)) return;
+  const size_t content_before = content.size(), reasoning_before = reasoning.size();
+  bool told_more = false;  // than content
   simdjson::dom::element root;
   std::string& padded = parser_->padded;
   padded.reserve(data.size() + simdjson::SIMDJSON_PADDING);
@@ -67,13 +100,13 @@ void ReplyStream::event(std::string_view data, int64_t now_ns) {
         simdjson::dom::object choice, delta;
         if (item.get(choice) != simdjson::SUCCESS) continue;
         for (const auto& [name, part] : choice) {
-          if (name == "finish_reason" && part.get(text) == simdjson::SUCCESS) finish_reason = text;
-          if (name == "text") plain |= output(part, content);
+          if (name == "finish_reason" && part.get(text) == simdjson::SUCCESS) finish_reason = text, told_more = true;
+          if (name == "text") plain |= output(part, content), told_more = true;
           if (name != "delta" || part.get(delta) != simdjson::SUCCESS) continue;
           for (const auto& [kind, piece] : delta) {
             if (kind == "content") plain |= output(piece, content);
             if (kind == "reasoning_content") output(piece, reasoning);
-            if (kind == "tool_calls" && piece.get(calls) == simdjson::SUCCESS && calls.size() > 0) counts = plain = true;
+            if (kind == "tool_calls" && piece.get(calls) == simdjson::SUCCESS && calls.size() > 0) counts = plain = told_more = true;
           }
         }
       }
@@ -88,6 +121,8 @@ void ReplyStream::event(std::string_view data, int64_t now_ns) {
       return;
     }
   }
+  told_more |= has_usage || has_metrics || reasoning.size() > reasoning_before;
+  if (!told_more) remember_frame(data, std::string_view(content).substr(content_before));
   if (counts) chunk_ns.push_back(now_ns);
   if (plain && first_content_ns == 0) first_content_ns = now_ns;
 

@@ -37,6 +37,8 @@ class ReplyStream {
 
  private:
   void event(std::string_view data, int64_t now_ns);
+  bool event_like_the_last(std::string_view data, int64_t now_ns);
+  void remember_frame(std::string_view data, std::string_view content);
   struct Parser;
   std::unique_ptr<Parser> parser_;
   std::string held_;

@@ -168,6 +168,7 @@ class HttpTransport final : public Transport {
       const int64_t now = monotonic_ns(), until = std::min(timers_.next(now + 100'000'000), now + 100'000'000);
       // Rounded down, then polled: epoll's clock is in milliseconds, timers want better.
       const int n = epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), until <= now ? 0 : static_cast<int>((until - now) / 1'000'000));
+      if (n > 0) read_wall_clock();
       for (int i = 0; i < n; ++i) {
         const auto at = connections_.find(events[static_cast<size_t>(i)].data.fd);
         if (at != connections_.end()) ready(*at->second, events[static_cast<size_t>(i)].events);
@@ -304,6 +305,14 @@ class HttpTransport final : public Transport {
     if (left > 0) ::nanosleep(&time, nullptr);
   }
 
+  static int64_t nanoseconds(const timespec& time) { return time.tv_sec * 1'000'000'000 + time.tv_nsec; }
+  // The kernel notes arrivals by the wall clock.
+  void read_wall_clock() {
+    timespec wall;
+    ::clock_gettime(CLOCK_REALTIME, &wall);
+    wall_ahead_ns_ = nanoseconds(wall) - monotonic_ns();
+  }
+
   // As recv(); `now` becomes the time at which the last of the bytes reached this machine, where the kernel tells it.
   ssize_t receive_stamped(Connection& c, int64_t& now) {
     alignas(cmsghdr) char control[64];
@@ -318,11 +327,10 @@ class HttpTransport final : public Transport {
     if (n <= 0) return n;
     const cmsghdr* head = CMSG_FIRSTHDR(&message);
     if (!head || head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_TIMESTAMPNS) return n;
-    timespec stamp, wall;
+    timespec stamp;
     std::memcpy(&stamp, CMSG_DATA(head), sizeof stamp);
-    ::clock_gettime(CLOCK_REALTIME, &wall);
-    const int64_t age = (wall.tv_sec - stamp.tv_sec) * 1'000'000'000 + wall.tv_nsec - stamp.tv_nsec;
-    if (age > 0 && now - age > c.last_ns) now -= age;  // else the wall clock was set in between
+    const int64_t came = nanoseconds(stamp) - wall_ahead_ns_;
+    if (came > c.last_ns && came < now) now = came;  // else the wall clock was set in between
     return n;
   }
 
@@ -401,7 +409,7 @@ class HttpTransport final : public Transport {
   std::unordered_map<int, std::unique_ptr<Connection>> connections_;
   std::vector<int> idle_;
   Timers timers_;
-  int64_t in_flight_ = 0;
+  int64_t in_flight_ = 0, wall_ahead_ns_ = 0;
   std::vector<char> buffer_ = std::vector<char>(256 << 10);
 };
 }  // namespace
