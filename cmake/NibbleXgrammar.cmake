@@ -55,6 +55,9 @@ target_include_directories(xgrammar SYSTEM PRIVATE ${xgrammar_dir}/3rdparty/pico
 target_compile_definitions(xgrammar PRIVATE XGRAMMAR_LOG_CUSTOMIZE=1 XGRAMMAR_ENABLE_CPPTRACE=0 XGRAMMAR_ENABLE_INTERNAL_CHECK=0)
 target_compile_options(xgrammar PRIVATE -w)
 target_link_libraries(xgrammar PRIVATE Threads::Threads)
+if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  set_target_properties(xgrammar PROPERTIES CXX_STANDARD 17)  # its own; as C++20 clang asks for its types before they are complete
+endif()
 if(NIBBLE_SANITIZE)
   target_compile_options(xgrammar PRIVATE -fsanitize=${NIBBLE_SANITIZE} -fno-omit-frame-pointer -g1)
 endif()
