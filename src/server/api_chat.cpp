@@ -12,6 +12,18 @@
 
 namespace nibble {
 namespace {
+// What chat templates walk through, at every depth: `properties` of schemas, and `items`.
+void check_parameters(const Json& schema, const std::string& path) {
+  const Fields fields(schema, path);
+  if (const Json* properties = fields.find("properties")) {
+    if (!properties->is_object()) fields.reject("properties", "'properties' must be an object");
+    for (const auto& [name, value] : properties->items()) {
+      if (!value.is_boolean()) check_parameters(value, fmt::format("{}.{}", fields.path("properties"), name));
+    }
+  }
+  if (const Json* items = fields.find("items"); items && items->is_object()) check_parameters(*items, fields.path("items"));
+}
+
 // tools, checked; absent or empty: null.
 Json read_tools(const Fields& fields) {
   const Json* tools = fields.find("tools");
@@ -30,7 +42,7 @@ Json read_tools(const Fields& fields) {
       f.reject("name", "a function's name must have 1 to 128 characters, none of { } < > | \" ( ) [ ] , or white space");
     }
     if (!names.insert(name).second) f.reject("name", fmt::format("the function '{}' is declared twice", name));
-    if (const Json* parameters = f.find("parameters"); parameters && !parameters->is_object()) f.reject("parameters", "'parameters' must be an object");
+    if (const Json* parameters = f.find("parameters")) check_parameters(*parameters, f.path("parameters"));
     f.boolean("strict");
   }
   return tools->empty() ? Json(nullptr) : *tools;

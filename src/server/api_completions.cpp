@@ -302,8 +302,7 @@ std::vector<std::vector<int32_t>> read_prompts(const Api::Impl& api, const Field
     if (one.is_string()) {
       out.push_back(api.raw_prompt(one.get<std::string>()));
     } else {
-      const Json wrapped = {{"ids", one}};
-      out.push_back(Fields(wrapped, fmt::format("{}[{}]", key, i)).ids("ids", api.tokenizer.vocab_size()));
+      out.push_back(token_ids(one, fields.path(fmt::format("{}[{}]", key, i)), api.tokenizer.vocab_size()));
     }
     if (out.back().empty()) fields.reject(fmt::format("{}[{}]", key, i), "a prompt must not be empty");
   }

@@ -96,7 +96,8 @@ std::optional<int64_t> Fields::integer(const char* key, int64_t low, int64_t hig
   const bool fits = number >= -0x1p63 && number < 0x1p63 && (!value->is_number_unsigned() || value->get<uint64_t>() <= uint64_t{INT64_MAX});
   const int64_t integer = !fits ? 0 : value->is_number_float() ? static_cast<int64_t>(number) : value->get<int64_t>();
   if (!fits || integer < low || integer > high) {
-    reject(key, high == INT64_MAX || high == INT32_MAX ? fmt::format("'{}' must be at least {}", key, low) : fmt::format("'{}' must be between {} and {}", key, low, high));
+    if (high != INT32_MAX && high != INT64_MAX) reject(key, fmt::format("'{}' must be between {} and {}", key, low, high));
+    reject(key, number > 0 && (!fits || integer > high) ? fmt::format("'{}' must be at most {}", key, high) : fmt::format("'{}' must be at least {}", key, low));
   }
   return integer;
 }
@@ -118,15 +119,18 @@ std::optional<std::string> Fields::string(const char* key) const {
 }
 
 std::vector<int32_t> Fields::ids(const char* key, int32_t vocab_size) const {
-  std::vector<int32_t> out;
   const Json* value = find(key);
-  if (!value) return out;
-  if (!value->is_array()) reject(key, fmt::format("'{}' must be an array of token ids", key));
-  for (size_t i = 0; i < value->size(); ++i) {
-    const Json& id = (*value)[i];
+  return value ? token_ids(*value, path(key), vocab_size) : std::vector<int32_t>();
+}
+
+std::vector<int32_t> token_ids(const Json& value, const std::string& path, int32_t vocab_size) {
+  if (!value.is_array()) throw Error(ErrorCode::invalid_argument, fmt::format("'{}' must be an array of token ids", path), path);
+  std::vector<int32_t> out;
+  for (size_t i = 0; i < value.size(); ++i) {
+    const Json& id = value[i];
     if (id.is_null()) continue;
     const bool right = id.is_number_integer() && id.get<double>() >= 0 && id.get<double>() < vocab_size;
-    if (!right) reject(fmt::format("{}[{}]", key, i), fmt::format("'{}' must hold token ids from 0 to {}", key, vocab_size - 1));
+    if (!right) throw Error(ErrorCode::invalid_argument, fmt::format("'{}' must hold token ids from 0 to {}", path, vocab_size - 1), fmt::format("{}[{}]", path, i));
     out.push_back(id.get<int32_t>());
   }
   return out;

@@ -37,6 +37,7 @@ class Fields {
   std::string path_;
 };
 
+std::vector<int32_t> token_ids(const Json& value, const std::string& path, int32_t vocab_size);  // as Fields::ids, of what stands at `path`
 std::string dump(const Json& json);  // compact, invalid UTF-8 replaced
 void append_string(std::string& out, std::string_view text);  // dump(text), at once where the text stands in JSON as it is
 }  // namespace nibble

@@ -112,12 +112,25 @@ def test_models(client):
     ({"top_k": 0}, "top_k"), ({"n": 0}, "n"), ({"max_tokens": 0}, "max_tokens"), ({"stop": ["x"] * 33}, "stop"), ({"logit_bias": {"999999": 1}}, "logit_bias"),
     ({"top_logprobs": 2}, "top_logprobs"), ({"tool_choice": "required"}, "tool_choice"), ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]}, "messages[0].content[0]"),
+    ({"max_tokens": 10**12}, "max_tokens"), ({"seed": 2**70}, "seed"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": 5}}}]}, "tools[0].function.parameters.properties"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"items": {"properties": {"b": []}}}}}}}]},
+     "tools[0].function.parameters.properties.a.items.properties.b"),
 ])
 def test_bad_fields_are_named(server, fields, param):
     body = {"messages": [{"role": "user", "content": "x"}], **fields}
     r = httpx.post(server.url + "/v1/chat/completions", json=body)
     assert r.status_code == 400, r.text
     assert r.json()["error"]["param"] == param and r.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_numbers_that_are_too_large_are_told_the_largest(server):
+    chat = lambda **fields: httpx.post(server.url + "/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}], **fields}).json()["error"]["message"]
+    assert chat(max_tokens=10**12) == "'max_tokens' must be at most 2147483647" and chat(max_tokens=10**30) == "'max_tokens' must be at most 2147483647"
+    assert chat(max_tokens=-(10**30)) == "'max_tokens' must be at least 1"
+    assert chat(seed=2**70) == "'seed' must be at most 9223372036854775807"
+    r = httpx.post(server.url + "/v1/completions", json={"prompt": [[5, 6], [5, 10**9]], "max_tokens": 1}).json()["error"]
+    assert r["param"] == "prompt[1][1]" and r["message"].startswith("'prompt[1]' must hold token ids from 0 to ")
 
 
 def test_errors_of_the_transport(server):
