@@ -7,6 +7,7 @@
 #include <random>
 
 #include "base/test_paths.h"
+#include "text/regex_grammar.h"
 #include "text/reply_grammar.h"
 #include "text/string_grammar.h"
 
@@ -120,6 +121,30 @@ TEST(GrammarMatcher, StringsOfLimitedLengthAllowWhatOneCharacterAfterTheOtherAll
           // Long tokens and short ones, and an end now and then.
           int32_t id = allowed[random() % allowed.size()];
           for (int tries = 0; tries < 4 && demo_tokenizer().token_bytes(id).size() < reply * 2u; ++tries) id = allowed[random() % allowed.size()];
+          ASSERT_TRUE(fast.accept(id) && plain.accept(id)) << demo_tokenizer().token_string(id);
+        }
+        fast.rollback(accepted);
+        plain.rollback(accepted);
+      }
+    }
+  }
+}
+
+TEST(GrammarMatcher, PatternsOfStringsAllowWhatOneCharacterAfterTheOtherAllows) {
+  std::mt19937 random(6);
+  for (const char* pattern : {"^.{1,40}$", "^(.{1,20},){3}.*$", "^[^@]{1,20}@[a-z.]{2,30}$", "^\\s{2,5}[^a-f]{0,7}$", "^(a|[^b]{2,3}c)+$", ".{3}x", "^[^\"]{2,}$"}) {
+    for (const Spelling spelling : {Spelling::json, Spelling::native}) {
+      EbnfRules rules("r");
+      const std::string mark = spelling == Spelling::native ? "Token(52)" : "\"\\\"\"";
+      const std::string inside = regex_to_ebnf(pattern, {.spelling = spelling, .search = true, .string_rules = &rules});
+      GrammarMatcher fast(compiled("root ::= " + mark + " " + inside + " " + mark + "\n" + rules.text()), kStops);
+      GrammarMatcher plain(compiled("root ::= " + mark + " " + regex_to_ebnf(pattern, {.spelling = spelling, .search = true}) + " " + mark + "\n"), kStops);
+      for (int reply = 0; reply < 2; ++reply) {
+        int accepted = 0;
+        for (; accepted < 20 && !fast.ended(); ++accepted) {
+          const std::vector<int32_t> allowed = allowed_ids(fast);
+          ASSERT_EQ(allowed, allowed_ids(plain)) << pattern << ", " << accepted << " tokens in: " << inside << "\n" << rules.text();
+          const int32_t id = allowed[random() % allowed.size()];
           ASSERT_TRUE(fast.accept(id) && plain.accept(id)) << demo_tokenizer().token_string(id);
         }
         fast.rollback(accepted);

@@ -242,23 +242,35 @@ class Parser {
   size_t at_ = 0;
 };
 
-std::string emit(const Node& node, Spelling spelling, const Parser& parser) {
+// Where a character is written in several ways, a few of them are one automaton: with a rule for each, every token would be tried at each step.
+constexpr int64_t kRun = 64;
+std::string emit_run(const Node& node, const RegexOptions& options) {
+  const Node& one = node.parts[0];
+  const bool is_set = one.kind == Node::Kind::set && !one.set.empty(), short_enough = std::max(node.low, node.high) > 1 && std::max(node.low, node.high) <= kRun;
+  if (!options.string_rules || !is_set || !short_enough || !ebnf_char(one.set, options.spelling).starts_with("(")) return "";
+  return characters_rule(*options.string_rules, regex_char(one.set, options.spelling), node.low, node.high);
+}
+
+std::string emit(const Node& node, const RegexOptions& options, const Parser& parser) {
   switch (node.kind) {
     case Node::Kind::set:
       if (node.set.empty()) parser.refuse("a class that matches no character");
-      return ebnf_char(node.set, spelling);
+      return ebnf_char(node.set, options.spelling);
     case Node::Kind::sequence: {
       if (node.parts.empty()) return "\"\"";
       std::string out = "(";
-      for (const Node& part : node.parts) out += (out.size() > 1 ? " " : "") + emit(part, spelling, parser);
+      for (const Node& part : node.parts) out += (out.size() > 1 ? " " : "") + emit(part, options, parser);
       return out + ")";
     }
     case Node::Kind::alternatives: {
       std::vector<std::string> parts;
-      for (const Node& part : node.parts) parts.push_back(emit(part, spelling, parser));
+      for (const Node& part : node.parts) parts.push_back(emit(part, options, parser));
       return ebnf_either(parts);
     }
-    case Node::Kind::repeat: return ebnf_repeat(emit(node.parts[0], spelling, parser), node.low, node.high);
+    case Node::Kind::repeat: {
+      const std::string run = emit_run(node, options);
+      return run.empty() ? ebnf_repeat(emit(node.parts[0], options, parser), node.low, node.high) : run;
+    }
     default: parser.refuse("an anchor inside");
   }
 }
@@ -296,7 +308,7 @@ std::string emit_alternative(Node node, const RegexOptions& options, const Parse
   const bool limited = options.min_length > 0 || options.max_length >= 0;
   if (limited && only && only->kind == Node::Kind::set) {
     if (options.min_length > 1 || options.max_length == 0) parser.refuse("a length that does not fit minLength and maxLength");
-    return emit(*only, options.spelling, parser);
+    return emit(*only, options, parser);
   }
   if (repeated && repeated->kind == Node::Kind::set && !repeated->set.empty()) {
     const int64_t low = std::max(only->low, options.min_length);
@@ -304,11 +316,11 @@ std::string emit_alternative(Node node, const RegexOptions& options, const Parse
     if (high >= 0 && high < low) parser.refuse("a length that does not fit minLength and maxLength");
     const bool counts = low > 1 || high > 1;
     if (options.string_rules && counts) return limited_characters(*options.string_rules, regex_char(repeated->set, options.spelling), options.spelling, low, high);
-    return ebnf_repeat(emit(*repeated, options.spelling, parser), low, high);
+    return ebnf_repeat(emit(*repeated, options, parser), low, high);
   }
   if (limited) parser.refuse("more than one repeated class together with minLength or maxLength");
   const std::string any = ebnf_repeat(ebnf_char(CharSet::all(), options.spelling), 0, -1);
-  return fmt::format("({}{}{})", starts ? "" : any + " ", emit(node, options.spelling, parser), ends ? "" : " " + any);
+  return fmt::format("({}{}{})", starts ? "" : any + " ", emit(node, options, parser), ends ? "" : " " + any);
 }
 }  // namespace
 

@@ -13,15 +13,22 @@ std::string any_character(Spelling spelling) {
   return fmt::format("({}|\\\\[\"\\\\/bfnrt])", regex_char(CharSet::all() - CharSet({{0, 0x1F}, {'"', '"'}, {'\\', '\\'}}), Spelling::plain));
 }
 
+namespace {
+std::string automaton(const std::string& character, int64_t least, int64_t most) {
+  return fmt::format("Regex({})", ebnf_literal(character + (most < 0 ? fmt::format("{{{},}}", least) : fmt::format("{{{},{}}}", least, most))));
+}
+}  // namespace
+
+std::string characters_rule(EbnfRules& rules, const std::string& character, int64_t low, int64_t high) {
+  return rules.add(automaton(character, low, high));  // one for each place: then the compiler knows what follows
+}
+
 std::string limited_characters(EbnfRules& rules, const std::string& character, Spelling spelling, int64_t low, int64_t high) {
   const bool native = spelling == Spelling::native;
   const std::string kind = (native ? "native " : "json ") + character;
-  const auto characters = [&](int64_t least, int64_t most) {
-    return fmt::format("Regex({})", ebnf_literal(character + (most < 0 ? fmt::format("{{{},}}", least) : fmt::format("{{{},{}}}", least, most))));
-  };
   // What a mask need not try: behind a string stands its closing quote, which in the model's own spelling is no text.
   const auto rest = [&](int64_t least, int64_t most) {
-    return rules.shared(fmt::format("{} {} {}", kind, least, most), [&] { return fmt::format("{} (= {})", characters(least, most), native ? kNothing : "\"\\\"\""); });
+    return rules.shared(fmt::format("{} {} {}", kind, least, most), [&] { return fmt::format("{} (= {})", automaton(character, least, most), native ? kNothing : "\"\\\"\""); });
   };
   const int64_t first = low < kStringAhead + kStringBlock ? 0 : (low - kStringAhead) / kStringBlock, least = low - first * kStringBlock;
   const int64_t room = std::max(kStringAhead, least + kStringBlock - 1);
@@ -32,7 +39,7 @@ std::string limited_characters(EbnfRules& rules, const std::string& character, S
     const std::string inside = rules.reserve();
     std::string ahead;
     for (int64_t known = 0; known < kStringAhead; known += kStringBlock) ahead += " " + inside;
-    rules.define(inside, fmt::format("{} (={})", characters(kStringBlock, kStringBlock), ahead));
+    rules.define(inside, fmt::format("{} (={})", automaton(character, kStringBlock, kStringBlock), ahead));
     return fmt::format("{} {}", inside, rules.add(fmt::format("\"\" | {}", kNothing)));
   });
   return fmt::format("{} {}", ebnf_repeat(block, first, last), end);

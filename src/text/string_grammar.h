@@ -24,4 +24,6 @@ std::string any_character(Spelling spelling);
 
 // The inside of a string of `low` to `high` of `character`; high < 0: without end. `spelling`: json or native; the closing quote must follow.
 std::string limited_characters(EbnfRules& rules, const std::string& character, Spelling spelling, int64_t low, int64_t high);
+// `low` to `high` of `character` anywhere, as one automaton; high < 0: without end.
+std::string characters_rule(EbnfRules& rules, const std::string& character, int64_t low, int64_t high);
 }  // namespace nibble
