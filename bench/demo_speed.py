@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """How fast the demo model starts and answers on this machine: start to first token, first token of a prompt of about 100 tokens, tokens a second of one stream.
 
-    python3 bench/demo_speed.py [NIBBLE]
+    python3 bench/demo_speed.py [NIBBLE] [--realtime]
+
+--realtime: client and server under SCHED_RR (as root), where other programs run on the same machine; the result says so.
 """
+import argparse
 import json
-import pathlib
+import os
 import re
 import statistics
 import subprocess
-import sys
 import time
 import urllib.request
 
-REPO = pathlib.Path(__file__).resolve().parent.parent
+from record import REPO, head, store
+
 PROMPT = " ".join(["Mia has 23 apples and buys 48 more apples."] * 7) + " How many?"
 
 
@@ -34,9 +37,15 @@ def ask(port, text, tokens):
 
 
 def main():
-    binary = sys.argv[1] if len(sys.argv) > 1 else str(REPO / "build/dev/src/app/nibble")
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("nibble", nargs="?", default=str(REPO / "build/dev/src/app/nibble"))
+    p.add_argument("--realtime", action="store_true")
+    args = p.parse_args()
+    load_average = list(os.getloadavg())
+    if args.realtime:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     began = time.perf_counter()
-    server = subprocess.Popen([binary, "serve", "--model-path", "demo", "--port", "0"], cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    server = subprocess.Popen([args.nibble, "serve", "--model-path", "demo", "--port", "0"], cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         port = None
         for line in server.stdout:
@@ -52,11 +61,11 @@ def main():
         server.terminate()
         server.wait()
     report = {
-        "command": "bench/demo_speed.py", "prompt_tokens": runs[0][2], "start_to_first_token_seconds": start,
+        **head("bench/demo_speed.py", load_average, args.realtime), "prompt_tokens": runs[0][2], "start_to_first_token_seconds": start,
         "first_token_seconds": statistics.median(r[0] for r in runs), "tokens_per_second": statistics.median(r[1] for r in runs),
     }
     print(json.dumps(report, indent=1))
-    (REPO / "bench/results/demo_cpu.json").write_text(json.dumps(report, indent=1) + "\n")
+    store("demo_cpu.json", report)
 
 
 if __name__ == "__main__":
