@@ -3,7 +3,7 @@
 
     python3 bench/load_client.py [BENCH] [--runs 5] [--realtime]
 
---realtime: SCHED_RR (as root), where other programs run on the same machine; the result says so.
+--realtime: SCHED_RR (as root), where other programs run on the same machine, into load_client_realtime.json.
 """
 import argparse
 import statistics
@@ -22,7 +22,7 @@ def main():
     median = statistics.median(r["of_a_core"] for r in runs)
     report = {**head("bench/load_client.py", done[0]["context"]["load_avg"], args.realtime), "streams": 32, "tokens_per_second_a_stream": 300, "median_of_a_core": median, "runs": runs}
     print(f"the client takes {100 * median:.2f} % of a core, in all runs {[round(100 * r['of_a_core'], 2) for r in runs]}")
-    store("load_client.json", report)
+    store("load_client_realtime.json" if args.realtime else "load_client.json", report)
 
 
 if __name__ == "__main__":
