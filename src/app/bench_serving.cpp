@@ -180,6 +180,16 @@ class BenchServing {
     return false;
   }
 
+  // How the server started, and what the first request of this bench cost beside the median one.
+  Json startup(const Json& metrics) const {
+    if (!server_info_.is_object() || !server_info_.contains("startup")) return nullptr;
+    Json out = server_info_["startup"];
+    out["first_request_ttft"] = first_ttft_ > 0 ? Json(first_ttft_) : Json(nullptr);
+    const Json& median = metrics["latency"]["ttft"]["p50"];
+    out["first_request_penalty"] = first_ttft_ > 0 && median.is_number() && median > 0 ? Json(first_ttft_ / median.get<double>()) : Json(nullptr);
+    return out;
+  }
+
   Json measure(int level, const fs::path& folder) {
     const LoadPlan main_plan = plan(level);
     const size_t count = num_prompts(level);
@@ -194,6 +204,7 @@ class BenchServing {
       for (const RequestRecord& r : warmed.records) {
         if (!r.ok() && !InterruptGuard::requested()) raise(ErrorCode::unavailable, "a warm-up request failed: {}", r.error);
       }
+      if (first_ttft_ == 0 && !warmed.records.empty()) first_ttft_ = metrics_of(warmed.records.front()).ttft.value_or(0);
     }
     const bool flushed = flush();
     if (InterruptGuard::requested()) return nullptr;
@@ -232,6 +243,7 @@ class BenchServing {
       metrics["validity"]["first_error"] = r.error;
       break;
     }
+    metrics["startup"] = startup(metrics);
     metrics["command"] = flags_.command_line;
     if (!flags_.in_process && result.cpu_seconds / std::max(wall, 1e-9) > 0.8) fmt::print(stderr, "warning: the client used {:.0f} % of a core; its timings may lag\n", 100 * result.cpu_seconds / wall);
 
@@ -263,6 +275,7 @@ class BenchServing {
   const Tokenizer* tokenizer_ = nullptr;
   std::string model_;
   Json server_info_;
+  double first_ttft_ = 0;  // ms, of the first warm-up request
 };
 }  // namespace
 

@@ -15,6 +15,14 @@ ApiOptions api_options_of(const LoadedModel& loaded, const Tokenizer& tokenizer)
   options.bos_token_id = loaded.config.bos_token_id;
   options.stop_ids = loaded.generation.eos_token_ids;
   if (const auto eos = tokenizer.id_of(read_special_token_names(loaded.tokenizer_folder).eos)) options.stop_ids.push_back(*eos);
+  options.load_seconds = loaded.load_seconds;
+  for (const WeightGroup& group : weight_groups(loaded.weights)) options.weight_bytes += group.bytes;
+  options.full_page_bytes = page_bytes(loaded.config, LayerKind::full, loaded.kv_cache);
+  options.sliding_page_bytes = page_bytes(loaded.config, LayerKind::sliding, loaded.kv_cache);
+  if (loaded.backend) {
+    const Backend::Memory memory = loaded.backend->memory();
+    options.device_bytes = memory.total_bytes - memory.free_bytes;
+  }
   const ModelConfig& c = loaded.config;
   options.media = {.images = loaded.model && loaded.model->takes_images(), .audio = loaded.model && loaded.model->takes_audio(), .image_id = c.image_token_id, .audio_id = c.audio_token_id,
                    .video_id = c.video_token_id, .boi_id = c.boi_token_id, .eoi_id = c.eoi_token_id, .boa_id = c.boa_token_id, .eoa_id = c.eoa_token_id};

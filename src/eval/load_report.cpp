@@ -49,6 +49,11 @@ std::string what_ran(const StoredRun& run) {
                      plain(at(m, {"workload", "sha256"})).substr(0, 16), at(m, {"workload", "synthetic"}) == true ? ", synthetic: speculative-decoding results are not representative" : "", plain(at(m, {"workload", "rows"})),
                      at(m, {"request", "ignore_eos"}) == true ? "exactly" : "at most", plain(at(m, {"request", "max_tokens"})),
                      at(m, {"load", "unique_salts"}) == true ? "not shared (a salt each)" : at(m, {"load", "cache_flushed"}) == true ? "flushed before each level" : "not flushed", plain(at(m, {"token_source"})));
+  if (const Json start = at(m, {"startup"}); start.is_object()) {
+    out += fmt::format("  Start: ready after {} s, weights at {} GB/s, {} MB of memory at most, first request {} ms ({} x the median first token).\n", cell(at(start, {"process_to_ready_seconds"})),
+                       short_number(number(at(start, {"load_bytes_per_second"})) / 1e9), short_number(std::round(number(at(start, {"peak_host_bytes"})) / 1e6)), cell(at(start, {"first_request_ttft"})),
+                       cell(at(start, {"first_request_penalty"})));
+  }
   return out;
 }
 

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/rng.h"
 #include "server/api_impl.h"
 #include "server/http_text.h"
@@ -66,7 +67,7 @@ std::string exact_reason(FinishReason reason, bool stopped) {
 
 Api::Impl::Impl(ApiOptions o, Engine& e, const Tokenizer& t, const ChatTemplate* c)
     : options(std::move(o)), engine(e), tokenizer(t), chat_template(c), markers(t), metrics(options.metrics), structured(t, options.stop_ids, options.structured_output, options.max_json_whitespace),
-      request_log(options.request_log), started(monotonic_seconds()) {}
+      request_log(options.request_log) {}
 
 std::string Api::Impl::shown_model(const std::string& asked) const { return asked.empty() || asked == "default" ? options.served_names.front() : asked; }
 
@@ -200,7 +201,10 @@ Api::Api(ApiOptions options, Engine& engine, const Tokenizer& tokenizer, const C
     : impl_(std::make_shared<Impl>(std::move(options), engine, tokenizer, chat_template)) {}
 Api::~Api() = default;
 
-void Api::set_phase(ApiPhase phase) { impl_->phase = phase; }
+void Api::set_phase(ApiPhase phase) {
+  if (phase == ApiPhase::ready && impl_->ready_seconds == 0) impl_->ready_seconds = process_age_seconds();
+  impl_->phase = phase;
+}
 
 void Api::handle(const HttpRequest& request, const ExchangePtr& outer) {
   std::optional<HttpRequest> stripped;

@@ -45,6 +45,9 @@ struct ApiOptions {
   MetricsOptions metrics;
   RequestLogOptions request_log;
   MediaOptions media;
+  double load_seconds = 0;                // of the weights; with the next four for /server_info
+  int64_t full_page_bytes = 0, sliding_page_bytes = 0;  // of the KV cache
+  int64_t weight_bytes = 0, device_bytes = 0;  // device: held of a GPU's own memory, KV cache included
   double stuck_seconds = 20;              // a step that takes longer makes /health fail, a token that does not come /health_generate
   uint64_t random_seed = 0;               // base of the seeds of requests without one
 };

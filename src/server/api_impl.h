@@ -38,7 +38,7 @@ struct Api::Impl : std::enable_shared_from_this<Api::Impl> {
   StructuredOutput structured;
   RequestLog request_log;
   std::atomic<ApiPhase> phase{ApiPhase::starting};
-  double started;
+  std::atomic<double> ready_seconds{0};  // from exec until ready; 0: not yet
   std::atomic<uint64_t> next_seed{0};
   MediaThreads media_threads;
 

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/clock.h"
+#include "base/process.h"
 #include "server/api_impl.h"
 #include "server/http_text.h"
 #include "server/openapi.h"
@@ -87,11 +88,15 @@ void Api::Impl::look_up(const std::string& path, const ExchangePtr& exchange) {
   if (path == "/health_generate") return health_generate(exchange);
   if (path == "/server_info" || path == "/get_server_info") {
     const EngineStats s = engine.stats();
+    const double kv_gigabytes = static_cast<double>(s.full_pages_total * options.full_page_bytes + s.sliding_pages_total * options.sliding_page_bytes) / 1e9;
     Json info = options.server_info.empty() ? Json::object() : Json::parse(options.server_info);
     info["version"] = options.version;
-    info["startup_time"] = started;
+    info["startup_time"] = ready_seconds.load();
+    info["startup"] = {{"process_to_ready_seconds", ready_seconds.load()}, {"load_seconds", options.load_seconds}, {"weight_bytes", options.weight_bytes},
+                       {"load_bytes_per_second", options.load_seconds > 0 ? static_cast<double>(options.weight_bytes) / options.load_seconds : 0}, {"peak_host_bytes", peak_host_bytes()},
+                       {"device_bytes", options.device_bytes > 0 ? Json(options.device_bytes) : Json(nullptr)}, {"program_bytes", program_bytes()}};
     info["max_total_num_tokens"] = s.full_pages_total * 16;
-    info["internal_states"] = Json::array({{{"last_gen_throughput", s.generation_throughput}, {"memory_usage", {{"weight", 0}, {"kvcache", 0}, {"token_capacity", s.full_pages_total * 16}}},
+    info["internal_states"] = Json::array({{{"last_gen_throughput", s.generation_throughput}, {"memory_usage", {{"weight", static_cast<double>(options.weight_bytes) / 1e9}, {"kvcache", kv_gigabytes}, {"token_capacity", s.full_pages_total * 16}}},
                                             {"effective_max_running_requests_per_dp", 256}, {"avg_spec_accept_length", s.speculation.rounds > 0 ? Json(s.speculation.acceptance_length()) : Json(nullptr)}}});
     return exchange->respond(json_response(info));
   }

@@ -161,7 +161,11 @@ def test_native_routes(server):
     assert r["meta_info"]["completion_tokens"] == len(r["output_ids"])
     assert "sglang:generation_tokens_total" in get("/metrics").text
     assert get("/get_model_info").json()["model_path"] == "demo"
-    assert get("/get_server_info").json()["internal_states"][0]["memory_usage"]["token_capacity"] > 0
+    info = get("/get_server_info").json()
+    used = info["internal_states"][0]["memory_usage"]
+    assert used["token_capacity"] == info["max_total_num_tokens"] > 0
+    assert used["weight"] == pytest.approx(info["startup"]["weight_bytes"] / 1e9) and 0.02 < used["weight"] < 0.1 and 0 < used["kvcache"] < 16  # GB
+    assert 0 < info["startup_time"] == info["startup"]["process_to_ready_seconds"] < 60 and get("/server_info").json()["startup_time"] == info["startup_time"]
 
 
 def test_cancelled_streams_give_their_pages_back(server):
