@@ -8,16 +8,44 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/file_io.h"
 #include "base/test_paths.h"
 #include "formats/generation_config.h"
 #include "formats/safetensors.h"
+#include "model/logits_test_kit.h"
 #include "model/test_devices.h"
 
 namespace nibble {
 namespace {
+struct Golden {
+  TensorFiles files;
+  explicit Golden(const std::filesystem::path& path) : files(TensorFiles::open(path)) {}
+  std::vector<int32_t> ids(const std::string& name) const {
+    const Tensor& t = files.find(name)->tensor;
+    std::vector<int32_t> out(static_cast<size_t>(t.count()));
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (t.dtype == DType::i64) {
+        int64_t v;
+        std::memcpy(&v, t.as<std::byte>() + i * 8, 8);
+        out[i] = static_cast<int32_t>(v);
+      } else {
+        std::memcpy(&out[i], t.as<std::byte>() + i * 4, 4);
+      }
+    }
+    return out;
+  }
+  std::vector<float> floats(const std::string& name) const {
+    const Tensor& t = files.find(name)->tensor;
+    std::vector<float> out(static_cast<size_t>(t.count()));
+    std::memcpy(out.data(), t.data, out.size() * 4);
+    return out;
+  }
+};
+
 // A checkpoint with a model on it; sequence s uses the pages from s * kPagesPerSequence on.
 struct Loaded {
   static constexpr int32_t kPagesPerSequence = 16;
@@ -71,30 +99,17 @@ struct Loaded {
     }
     return logits;
   }
-};
 
-struct Golden {
-  TensorFiles files;
-  explicit Golden(const std::filesystem::path& path) : files(TensorFiles::open(path)) {}
-  std::vector<int32_t> ids(const std::string& name) const {
-    const Tensor& t = files.find(name)->tensor;
-    std::vector<int32_t> out(static_cast<size_t>(t.count()));
-    for (size_t i = 0; i < out.size(); ++i) {
-      if (t.dtype == DType::i64) {
-        int64_t v;
-        std::memcpy(&v, t.as<std::byte>() + i * 8, 8);
-        out[i] = static_cast<int32_t>(v);
-      } else {
-        std::memcpy(&out[i], t.as<std::byte>() + i * 4, 4);
-      }
+  // The sequences of goldens/ragged in one step.
+  std::vector<float> run_ragged(const Golden& golden) {
+    const std::vector<int32_t> lengths = golden.ids("lengths"), ids = golden.ids("input_ids");
+    std::vector<Rows> parts;
+    int64_t at = 0;
+    for (size_t s = 0; s < lengths.size(); ++s) {
+      parts.push_back({{ids.begin() + at, ids.begin() + at + lengths[s]}, 0, static_cast<int32_t>(s)});
+      at += lengths[s];
     }
-    return out;
-  }
-  std::vector<float> floats(const std::string& name) const {
-    const Tensor& t = files.find(name)->tensor;
-    std::vector<float> out(static_cast<size_t>(t.count()));
-    std::memcpy(out.data(), t.data, out.size() * 4);
-    return out;
+    return step(parts);
   }
 };
 
@@ -127,10 +142,10 @@ TEST_P(TextGoldens, Float32LogitsAreTheReferences) {
 
 INSTANTIATE_TEST_SUITE_P(Tiny, TextGoldens,
                          testing::Values(GoldenCase{"model/tiny", "text_1"}, GoldenCase{"model/tiny", "text_5"}, GoldenCase{"model/tiny", "text_200"},
-                                         GoldenCase{"model/tiny", "decode"}));
+                                         GoldenCase{"model/tiny", "decode"}, GoldenCase{"model/tiny", "trace"}));
 INSTANTIATE_TEST_SUITE_P(RealHeadSizes, TextGoldens,
                          testing::Values(GoldenCase{"model/tiny-realdims", "text_1"}, GoldenCase{"model/tiny-realdims", "text_5"},
-                                         GoldenCase{"model/tiny-realdims", "text_130"}, GoldenCase{"model/tiny-realdims", "decode"}));
+                                         GoldenCase{"model/tiny-realdims", "text_130"}, GoldenCase{"model/tiny-realdims", "decode"}, GoldenCase{"model/tiny-realdims", "trace"}));
 
 class Checkpoints : public testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(All, Checkpoints, testing::Values("model/tiny", "model/tiny-realdims"));
@@ -153,17 +168,10 @@ TEST_P(Checkpoints, GreedyContinuationsInFloat32AreTheReferences) {
   EXPECT_EQ(got, want);
 }
 
-TEST(RaggedBatch, SequencesOfOneStepGiveTheReferencesLogits) {
-  Loaded loaded("model/tiny", kFloat32);
+TEST_P(Checkpoints, SequencesOfOneStepGiveTheReferencesLogits) {
+  Loaded loaded(GetParam(), kFloat32);
   const Golden golden(loaded.folder / "goldens/ragged.safetensors");
-  const std::vector<int32_t> lengths = golden.ids("lengths"), ids = golden.ids("input_ids");
-  std::vector<Loaded::Rows> parts;
-  int64_t at = 0;
-  for (size_t s = 0; s < lengths.size(); ++s) {
-    parts.push_back({{ids.begin() + at, ids.begin() + at + lengths[s]}, 0, static_cast<int32_t>(s)});
-    at += lengths[s];
-  }
-  EXPECT_LT(max_difference(loaded.step(parts), golden.floats("logits_fp32")), kTolerance);
+  EXPECT_LT(max_difference(loaded.run_ragged(golden), golden.floats("logits_fp32")), kTolerance);
 }
 
 class OnDevices : public testing::TestWithParam<std::tuple<std::string, std::string>> {};
@@ -182,39 +190,19 @@ TEST_P(OnDevices, StepByStepAndAnyChunksGiveTheBitsOfOnePrefill) {
   }
 }
 
-// goldens/model/README: mean KL and rms at most twice, highest KL three times what the reference's own bf16 run shows; the top token may differ only where
-// the float32 margin is below four times that rms.
-TEST(Bf16Engine, StaysAsCloseToFloat32AsTheReferencesOwnBf16Run) {
-  struct Limits {
-    std::string checkpoint, name;
-    double rms, kl_max, kl_mean;
-  };
-  for (const std::string& device : devices())
-  for (const Limits& limits : {Limits{"model/tiny", "text_200", 0.141391, 0.07445, 0.007992}, Limits{"model/tiny", "decode", 0.097853, 0.01715, 0.00379}}) {
-    Loaded loaded(limits.checkpoint, {.activations = DType::bf16, .kv_cache = DType::bf16}, backend_on(device));
-    const Golden golden(loaded.folder / "goldens" / (limits.name + ".safetensors"));
-    const std::vector<float> want = golden.floats("logits_fp32"), got = loaded.run(golden.ids("input_ids"), 512);
-    const auto vocab = static_cast<size_t>(loaded.config.vocab_size);
-    double kl_sum = 0, kl_max = 0, square = 0;
-    for (size_t at = 0; at < want.size(); at += vocab) {
-      double want_sum = 0, got_sum = 0, kl = 0;
-      for (size_t i = 0; i < vocab; ++i) want_sum += std::exp(double{want[at + i]}), got_sum += std::exp(double{got[at + i]});
-      for (size_t i = 0; i < vocab; ++i) {
-        const double p = std::exp(double{want[at + i]}) / want_sum;
-        kl += p * (double{want[at + i]} - double{got[at + i]} - std::log(want_sum / got_sum));
-        square += (want[at + i] - got[at + i]) * (want[at + i] - got[at + i]);
-      }
-      kl_sum += kl;
-      kl_max = std::max(kl_max, kl);
-      const auto begin = want.begin() + static_cast<int64_t>(at), end = begin + static_cast<int64_t>(vocab);
-      const auto best = std::max_element(begin, end) - begin;
-      const auto chosen = std::max_element(got.begin() + static_cast<int64_t>(at), got.begin() + static_cast<int64_t>(at + vocab)) - got.begin() - static_cast<int64_t>(at);
-      EXPECT_TRUE(chosen == best || begin[best] - begin[chosen] < 4 * limits.rms) << limits.name;
-    }
-    const double positions = static_cast<double>(want.size() / vocab);
-    EXPECT_LT(kl_sum / positions, 2 * limits.kl_mean) << limits.name;
-    EXPECT_LT(kl_max, 3 * limits.kl_max) << limits.name;
-    EXPECT_LT(std::sqrt(square / static_cast<double>(want.size())), 2 * limits.rms) << limits.name;
+LogitsDistance own_of_bf16(const std::filesystem::path& goldens, const std::string& name) {
+  const auto own = nlohmann::json::parse(read_file(goldens / "manifest.json"))["cases"][name]["bf16_vs_fp32"];
+  return {.rms = own["rms"], .kl_mean = own["kl_mean"], .kl_max = own["kl_max"]};
+}
+
+TEST_P(OnDevices, Bf16StaysAsCloseToFloat32AsTheReferencesOwnBf16Run) {
+  const auto& [checkpoint, device] = GetParam();
+  Loaded loaded(checkpoint, {.activations = DType::bf16, .kv_cache = DType::bf16}, backend_on(device));
+  const std::filesystem::path goldens = loaded.folder / "goldens";
+  for (const std::string name : {"text_1", "text_5", checkpoint == "model/tiny" ? "text_200" : "text_130", "decode", "ragged"}) {
+    const Golden golden(goldens / (name + ".safetensors"));
+    const std::vector<float> got = name == "ragged" ? loaded.run_ragged(golden) : loaded.run(golden.ids("input_ids"), 512);
+    expect_near_as_the_references_bf16(logits_distance(golden.floats("logits_fp32"), got, static_cast<size_t>(loaded.config.vocab_size)), own_of_bf16(goldens, name), name + " on " + device);
   }
 }
 
