@@ -20,6 +20,7 @@ const ModelOptions kFloat32{.activations = DType::f32, .kv_cache = DType::f32}, 
 struct Case {
   std::string name;
   std::vector<std::string> files;  // in the prompt's order
+  friend void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 };
 const std::vector<Case>& all_cases() {
   static const std::vector<Case> cases{{"image_rings_640x480", {"rings_640x480.png"}},
