@@ -105,6 +105,11 @@ Json summary_json(const Summary& s) {
           {"p25", s.p25}, {"p50", s.p50}, {"p75", s.p75}, {"p90", s.p90}, {"p95", s.p95}, {"p99", s.p99}};
 }
 
+Json histogram_json(const std::vector<double>& values) {
+  const LogHistogram h = log_histogram(values);
+  return {{"unit", "ms"}, {"bins_per_decade", LogHistogram::kBinsPerDecade}, {"first", h.first}, {"counts", h.counts}};
+}
+
 Json load_metrics_json(const std::vector<RequestRecord>& records, const Limits& slo) {
   std::vector<RequestMetrics> all;
   int64_t first = 0, last = 0, tokens = 0, input = 0, completed = 0, good = 0, failed = 0;
@@ -137,6 +142,7 @@ Json load_metrics_json(const std::vector<RequestRecord>& records, const Limits& 
   for (const RequestMetrics& m : all) icl.insert(icl.end(), m.icl.begin(), m.icl.end());
   const auto itl = collect(all, [](const RequestMetrics& m) { return m.itl; });
   const Summary itl_summary = summarize(itl);
+  Json icl_histogram = histogram_json(icl);
 
   Json out;
   out["token_source"] = by_server ? "server" : by_client ? "client" : "mixed";
@@ -154,6 +160,7 @@ Json load_metrics_json(const std::vector<RequestRecord>& records, const Limits& 
                     {"isl_rendered", summary_json(summarize(std::move(isl_rendered)))},
                     {"osl", summary_json(summarize(std::move(osl)))},
                     {"connect", summary_json(summarize(std::move(connect)))}};
+  out["histograms"] = {{"itl", histogram_json(itl)}, {"icl", std::move(icl_histogram)}};
   const double duration = static_cast<double>(last - first) / 1e9, per = duration > 0 ? 1 / duration : 0;
   out["throughput"] = {{"duration", duration}, {"output_token_throughput", static_cast<double>(tokens) * per}, {"total_token_throughput", static_cast<double>(input + tokens) * per},
                        {"request_throughput", static_cast<double>(completed) * per}, {"goodput", slo.empty() ? Json(nullptr) : Json(static_cast<double>(good) * per)},

@@ -32,7 +32,8 @@ std::optional<SpeculationMetrics> speculation_of(const std::vector<RequestRecord
 
 using Limits = std::map<std::string, double>;  // "ttft" -> ms, "itl" -> ms, "request_latency" -> ms
 
-// {"latency", "throughput", "spec", "by_category", "validity", "token_source"}, as docs/formats/results.md has them.
+// {"latency", "histograms", "throughput", "spec", "by_category", "validity", "token_source"}, as docs/formats/results.md has them.
 nlohmann::ordered_json load_metrics_json(const std::vector<RequestRecord>& records, const Limits& slo = {});
+nlohmann::ordered_json histogram_json(const std::vector<double>& values);  // of ms
 nlohmann::ordered_json summary_json(const Summary& summary);
 }  // namespace nibble

@@ -198,6 +198,11 @@ TEST(LoadMetrics, RecomputedFromRecordsAreEqual) {
   EXPECT_DOUBLE_EQ(metrics["throughput"]["duration"], static_cast<double>(last - first) / 1e9);
   EXPECT_DOUBLE_EQ(metrics["throughput"]["output_token_throughput"], 90 / (static_cast<double>(last - first) / 1e9));
   EXPECT_EQ(metrics["latency"]["osl"]["mean"], 3);
+  int64_t gaps = 0, requests = 0;
+  for (const Json& n : metrics["histograms"]["icl"]["counts"]) gaps += n.get<int64_t>();
+  for (const Json& n : metrics["histograms"]["itl"]["counts"]) requests += n.get<int64_t>();
+  EXPECT_EQ(gaps, 60);
+  EXPECT_EQ(requests, 30);
   EXPECT_EQ(metrics["by_category"]["even"]["n"], 15);
   EXPECT_GT(metrics["throughput"]["goodput"], 0);
   EXPECT_LT(metrics["throughput"]["goodput"], metrics["throughput"]["request_throughput"]);

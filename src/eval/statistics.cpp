@@ -38,6 +38,19 @@ Summary summarize(std::vector<double> values) {
   return s;
 }
 
+LogHistogram log_histogram(const std::vector<double>& values) {
+  constexpr int kLowest = -3 * LogHistogram::kBinsPerDecade, kHighest = 6 * LogHistogram::kBinsPerDecade;
+  std::vector<int64_t> all(kHighest - kLowest + 1);
+  for (const double v : values) {
+    const double bin = v > 0 ? std::floor(std::log10(v) * LogHistogram::kBinsPerDecade) : kLowest;
+    ++all[static_cast<size_t>(std::clamp(bin, double{kLowest}, double{kHighest}) - kLowest)];
+  }
+  const auto full = [](int64_t n) { return n > 0; };
+  const auto begin = std::find_if(all.begin(), all.end(), full), end = std::find_if(all.rbegin(), all.rend(), full).base();
+  if (begin >= end) return {};
+  return {.first = static_cast<int>(begin - all.begin()) + kLowest, .counts = {begin, end}};
+}
+
 double score_error(double p, int64_t n) { return n > 0 ? std::sqrt(std::max(p * (1 - p), 0.0) / static_cast<double>(n)) : 0; }
 
 double sample_std(const std::vector<double>& values) {

@@ -16,6 +16,14 @@ struct Summary {
 };
 Summary summarize(std::vector<double> values);
 
+// How often: count i is of the values in [10^((first + i) / 20), 10^((first + i + 1) / 20)); the first count also holds what is less than 10^-3, the last what is more than 10^6.
+struct LogHistogram {
+  static constexpr int kBinsPerDecade = 20;
+  int first = 0;                // below zero for values below 1
+  std::vector<int64_t> counts;  // from the first bin that is not empty to the last; empty without values
+};
+LogHistogram log_histogram(const std::vector<double>& values);
+
 double score_error(double p, int64_t n);             // sqrt(p (1 - p) / n)
 double sample_std(const std::vector<double>& values);  // divisor n - 1; 0 for fewer than two
 

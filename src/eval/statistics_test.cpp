@@ -23,6 +23,22 @@ TEST(SummaryByHand, PopulationDeviation) {
   EXPECT_DOUBLE_EQ(s.p50, 4);
 }
 
+TEST(LogHistogramByHand, TwentyBinsADecade) {
+  // log10(1.05) = 0.021, log10(1.2) = 0.079 and log10(9.9) = 0.996 of a decade: bins 0, 1 and 19.
+  const LogHistogram h = log_histogram({1.2, 1, 9.9, 1.05, 10});
+  EXPECT_EQ(h.first, 0);
+  ASSERT_EQ(h.counts.size(), 21u);
+  EXPECT_EQ(h.counts[0], 2);
+  EXPECT_EQ(h.counts[1], 1);
+  EXPECT_EQ(h.counts[19], 1);
+  EXPECT_EQ(h.counts[20], 1);
+  EXPECT_EQ(log_histogram({0.5}).first, -7);  // log10(0.5) * 20 = -6.02
+  EXPECT_EQ(log_histogram({0, -1}).first, -60);
+  EXPECT_EQ(log_histogram({0, -1}).counts, std::vector<int64_t>{2});
+  EXPECT_EQ(log_histogram({1e9}).first, 120);
+  EXPECT_TRUE(log_histogram({}).counts.empty());
+}
+
 TEST(ScoreErrorByHand, PublishedScore) { EXPECT_NEAR(score_error(0.9636, 1319), 0.0052, 5e-5); }
 
 TEST(PairedByHand, ExactBinomial) {

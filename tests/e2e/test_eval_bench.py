@@ -93,6 +93,10 @@ def test_bench_serving_sweeps_and_keeps_records(server, tmp_path):
         records = [json.loads(line) for line in (only_run(tmp_path) / f"c{m['load']['concurrency']}" / "records.jsonl").read_text().splitlines()]
         ttft = sum(x["chunk_ns"][0] - x["t0_ns"] for x in records) / len(records) / 1e6
         assert m["latency"]["ttft"]["mean"] == pytest.approx(ttft)
+        gaps = m["histograms"]["icl"]
+        assert sum(gaps["counts"]) == sum(len(x["chunk_ns"]) - 1 for x in records) and sum(m["histograms"]["itl"]["counts"]) == 12
+        shortest = min(b - a for x in records for a, b in zip(x["chunk_ns"], x["chunk_ns"][1:])) / 1e6
+        assert 10 ** (gaps["first"] / gaps["bins_per_decade"]) <= max(shortest, 1e-3) * (1 + 1e-9)
         start = m["startup"]
         assert 0 < start["process_to_ready_seconds"] < 60 and start["weight_bytes"] > 20e6 and start["load_bytes_per_second"] == pytest.approx(start["weight_bytes"] / start["load_seconds"])
         assert start["peak_host_bytes"] > start["weight_bytes"] and start["device_bytes"] is None and start["program_bytes"] > 1e6
