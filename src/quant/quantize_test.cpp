@@ -9,12 +9,15 @@
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/file_io.h"
 #include "base/test_paths.h"
 #include "base/thread_pool.h"
+#include "formats/quant_config.h"
 #include "formats/safetensors.h"
+#include "model/model.h"
 #include "quant/shard_writer.h"
 
 namespace nibble {
@@ -110,12 +113,60 @@ TEST(QuantGoldens, Fp8VectorsAreBitExact) {
 
 struct Export {
   const char *source, *golden, *hf_quant, *config;  // golden: a folder, or the tensors that differ from the source
+  const char* logits;  // the mode's name among the logits of goldens.safetensors
   Recipe recipe;
   ScaleSearch search;
   bool tensor_search = false;
 };
 
 class QuantExport : public testing::TestWithParam<Export> {};
+
+bool is_calibrated(const std::string& name) { return name.ends_with(".input_scale") || name.ends_with(".k_scale") || name.ends_with(".v_scale"); }
+
+// All logits of a prompt in float32 from a checkpoint on disk.
+std::vector<float> logits_of(const fs::path& folder, ActivationQuant activations, const std::vector<int32_t>& ids) {
+  const std::string text = read_file(folder / "config.json");
+  const ModelConfig config = parse_model_config(text, folder.string());
+  const ModelWeights weights = ModelWeights::load(folder, config, parse_quant_config(text, "", folder.string()));
+  const auto backend = make_cpu_backend({.num_threads = 2});
+  Gemma4Model model(config, weights, {.activations = DType::f32, .kv_cache = DType::f32, .activation_quant = activations, .num_full_pages = 4, .num_sliding_pages = 4}, *backend);
+  const std::vector<int32_t> pages{0, 1, 2, 3};
+  std::vector<int32_t> rows(ids.size());
+  std::iota(rows.begin(), rows.end(), 0);
+  const SequenceSlice slice{0, static_cast<int32_t>(ids.size()), 0, pages, pages};
+  std::vector<float> logits(ids.size() * static_cast<size_t>(config.vocab_size));
+  model.forward({ids, std::span(&slice, 1), rows, {}}, logits.data());
+  return logits;
+}
+
+void expect_logits(const std::vector<float>& got, const Tensor& want, float limit, const std::string& what) {
+  ASSERT_EQ(got.size(), static_cast<size_t>(want.count())) << what;
+  float worst = 0;
+  for (size_t i = 0; i < got.size(); ++i) worst = std::max(worst, std::fabs(got[i] - want.as<float>()[i]));
+  EXPECT_LT(worst, limit) << what;
+}
+
+// The folder that we write, with the scales of the reference's calibration, computes what the reference computes with its own.
+TEST_P(QuantExport, ComputesTheReferencesLogits) {
+  const Export& e = GetParam();
+  const TemporaryFolder folder;
+  QuantizeOptions options{.source = test_data(e.source), .target = folder.path / "out", .recipe = e.recipe, .search = e.search, .tensor_search = e.tensor_search, .threads = 2, .version = "1.2.3"};
+  const TensorFiles want = TensorFiles::open(test_data(e.golden));
+  for (const auto& [name, stored] : want.tensors()) {
+    if (is_calibrated(name)) options.scales[name] = *stored.tensor.as<float>();
+  }
+  quantize_checkpoint(options);
+  const TensorFiles got = TensorFiles::open(options.target), goldens = TensorFiles::open(test_data(e.source).parent_path() / "goldens.safetensors");
+  for (const auto& [name, stored] : want.tensors()) {
+    if (is_calibrated(name)) ASSERT_TRUE(got.find(name) && bytes_of(got.find(name)->tensor) == bytes_of(stored.tensor)) << name;
+  }
+  const Tensor ids = goldens.find("test_ids")->tensor;
+  const std::vector<int32_t> prompt(ids.as<int32_t>(), ids.as<int32_t>() + ids.count());
+  const std::string mode = std::string("logits_") + e.logits;
+  expect_logits(logits_of(options.target, ActivationQuant::none, prompt), goldens.find(mode + "_weights")->tensor, 1e-3f, mode + "_weights");
+  // One activation on a rounding border, rounded the other way, moves logits by some hundredths.
+  if (e.recipe == Recipe::nvfp4_mlp_only) expect_logits(logits_of(options.target, ActivationQuant::nvfp4, prompt), goldens.find(mode + "_w4a4")->tensor, 0.03f, mode + "_w4a4");
+}
 
 TEST_P(QuantExport, EqualsTheReferenceQuantizersFiles) {
   const Export& e = GetParam();
@@ -124,7 +175,7 @@ TEST_P(QuantExport, EqualsTheReferenceQuantizersFiles) {
   const TensorFiles want = TensorFiles::open(test_data(e.golden)), got = TensorFiles::open(folder.path / "out"), source = TensorFiles::open(test_data(e.source));
   int64_t different = 0, blocks = 0;
   for (const auto& [name, stored] : want.tensors()) {
-    if (name.ends_with(".input_scale") || name.ends_with(".k_scale") || name.ends_with(".v_scale")) continue;  // of calibration
+    if (is_calibrated(name)) continue;
     const StoredTensor* mine = got.find(name);
     ASSERT_TRUE(mine) << name;
     EXPECT_EQ(mine->tensor.dtype, stored.tensor.dtype) << name;
@@ -159,12 +210,12 @@ TEST_P(QuantExport, EqualsTheReferenceQuantizersFiles) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Exports, QuantExport,
-                         testing::Values(Export{"quant/seed0/base", "quant/seed0/nvfp4_mse", "quant/seed0/nvfp4_mse/hf_quant_config.json", "quant/seed0/nvfp4_mse/config.json", Recipe::nvfp4_mlp_only, ScaleSearch::mse},
-                                         Export{"quant/seed0/base", "quant/seed0/nvfp4_max.delta.safetensors", "quant/seed0/nvfp4_max.hf_quant_config.json", "quant/seed0/nvfp4_max.config.json", Recipe::nvfp4_mlp_only, ScaleSearch::max},
-                                         Export{"quant/seed0/base", "quant/seed0/nvfp4_mse_tensor.delta.safetensors", "quant/seed0/nvfp4_mse_tensor.hf_quant_config.json", "quant/seed0/nvfp4_mse_tensor.config.json",
+                         testing::Values(Export{"quant/seed0/base", "quant/seed0/nvfp4_mse", "quant/seed0/nvfp4_mse/hf_quant_config.json", "quant/seed0/nvfp4_mse/config.json", "nvfp4_mse", Recipe::nvfp4_mlp_only, ScaleSearch::mse},
+                                         Export{"quant/seed0/base", "quant/seed0/nvfp4_max.delta.safetensors", "quant/seed0/nvfp4_max.hf_quant_config.json", "quant/seed0/nvfp4_max.config.json", "nvfp4_max", Recipe::nvfp4_mlp_only, ScaleSearch::max},
+                                         Export{"quant/seed0/base", "quant/seed0/nvfp4_mse_tensor.delta.safetensors", "quant/seed0/nvfp4_mse_tensor.hf_quant_config.json", "quant/seed0/nvfp4_mse_tensor.config.json", "nvfp4_mse_tensor",
                                                 Recipe::nvfp4_mlp_only, ScaleSearch::max, true},
-                                         Export{"quant/seed1/base", "quant/seed1/fp8_max", "quant/seed1/fp8_max/hf_quant_config.json", "quant/seed1/fp8_max/config.json", Recipe::fp8_pb_wo, ScaleSearch::max},
-                                         Export{"quant/seed1/base", "quant/seed1/fp8_mse.delta.safetensors", "quant/seed1/fp8_mse.hf_quant_config.json", "quant/seed1/fp8_mse.config.json", Recipe::fp8_pb_wo, ScaleSearch::mse}),
+                                         Export{"quant/seed1/base", "quant/seed1/fp8_max", "quant/seed1/fp8_max/hf_quant_config.json", "quant/seed1/fp8_max/config.json", "fp8_max", Recipe::fp8_pb_wo, ScaleSearch::max},
+                                         Export{"quant/seed1/base", "quant/seed1/fp8_mse.delta.safetensors", "quant/seed1/fp8_mse.hf_quant_config.json", "quant/seed1/fp8_mse.config.json", "fp8_mse", Recipe::fp8_pb_wo, ScaleSearch::mse}),
                          [](const auto& param) { return fs::path(param.param.hf_quant).parent_path().filename().string() + std::to_string(param.index); });
 
 TEST(Quantize, SameBytesOnAnyNumberOfThreadsAndAfterAnyInterruption) {
