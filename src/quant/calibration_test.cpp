@@ -92,6 +92,28 @@ TEST_P(CalibrationGoldens, ScalesAreTheReferencesWithinFourPercent) {
 INSTANTIATE_TEST_SUITE_P(Exports, CalibrationGoldens, testing::Values(Export{"seed0", "nvfp4_mse", Recipe::nvfp4_mlp_only}, Export{"seed1", "fp8_max", Recipe::fp8_pb_wo}),
                          [](const auto& param) { return std::string(param.param.seed); });
 
+// The largest inputs themselves. Ours are to lie as near to the float32 pass as the reference's own bf16 pass does, the farthest of either, but for one step of
+// bf16 (2^-8): they are bf16 numbers.
+TEST(CalibrationGoldens, LargestInputsAreAsNearToFloat32AsTheReferencesOwn) {
+  for (const std::string seed : {"seed0", "seed1"}) {
+    Base base(seed);
+    const Calibration seen = base.run({});
+    const TensorFiles goldens = TensorFiles::open(test_data("quant/" + seed + "/goldens.safetensors"));
+    const float *f32 = goldens.find("input_amax_fp32")->tensor.as<float>(), *bf16 = goldens.find("input_amax_bf16")->tensor.as<float>();
+    double ours = 0, own = 0;
+    for (int layer = 0; layer < base.config.num_layers(); ++layer) {
+      for (int i = 0; i < 2; ++i) {
+        const Amax& amax = seen.amax.at(fmt::format("model.language_model.layers.{}.mlp.{}", layer, i ? "down_proj" : "gate_proj"));
+        const double want = f32[layer * 2 + i];
+        ours = std::max(ours, std::fabs(double{std::max(amax.first, amax.rest)} / want - 1));
+        own = std::max(own, std::fabs(bf16[layer * 2 + i] / want - 1));
+      }
+    }
+    EXPECT_LE(ours, own + 1.0 / 256) << seed;
+    std::cout << seed << ": " << 100 * ours << " % off at most, the reference in bf16 " << 100 * own << " %\n";
+  }
+}
+
 std::string text_of(const Calibration& calibration) { return calibration_json(calibration, "same").dump(); }
 
 TEST(Calibrate, SameNumbersWhateverTheBatchesAndTheMemory) {
