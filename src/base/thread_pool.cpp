@@ -32,7 +32,7 @@ ThreadPool::~ThreadPool() {
   for (std::thread& thread : workers_) thread.join();
 }
 
-void ThreadPool::run_erased(int64_t num_parts, PartFunction function, const void* context) {
+void ThreadPool::run_erased(int64_t num_parts, bool in_runs, PartFunction function, const void* context) {
   if (num_parts <= 0) return;
   if (workers_.empty() || num_parts == 1) {
     for (int64_t part = 0; part < num_parts; ++part) function(context, part);
@@ -43,6 +43,7 @@ void ThreadPool::run_erased(int64_t num_parts, PartFunction function, const void
   function_ = function;
   context_ = context;
   num_parts_ = num_parts;
+  run_divisor_.store(in_runs ? 2 * static_cast<uint32_t>(size()) : 0, std::memory_order_relaxed);
   done_.store(0, std::memory_order_relaxed);
   const uint32_t generation = generation_.load(std::memory_order_relaxed) + 1;
   remaining_.store(uint64_t{generation} << 32 | static_cast<uint64_t>(num_parts), std::memory_order_release);
@@ -58,9 +59,12 @@ void ThreadPool::run_erased(int64_t num_parts, PartFunction function, const void
 void ThreadPool::work_on(uint32_t generation) {
   uint64_t remaining = remaining_.load(std::memory_order_acquire);
   while (static_cast<uint32_t>(remaining >> 32) == generation && static_cast<uint32_t>(remaining) != 0) {
-    if (!remaining_.compare_exchange_weak(remaining, remaining - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-    function_(context_, num_parts_ - static_cast<int64_t>(remaining & 0xffffffffu));
-    done_.fetch_add(1, std::memory_order_release);
+    const int64_t left = static_cast<int64_t>(remaining & 0xffffffffu);
+    const uint32_t divisor = run_divisor_.load(std::memory_order_relaxed);  // the next loop's, perhaps: then the exchange fails
+    const int64_t run = divisor == 0 ? 1 : std::max<int64_t>(1, left / divisor);
+    if (!remaining_.compare_exchange_weak(remaining, remaining - static_cast<uint64_t>(run), std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+    for (int64_t part = num_parts_ - left; part < num_parts_ - left + run; ++part) function_(context_, part);
+    done_.fetch_add(run, std::memory_order_release);
     remaining = remaining_.load(std::memory_order_acquire);
   }
 }

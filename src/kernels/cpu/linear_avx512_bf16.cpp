@@ -34,14 +34,19 @@ inline __m512i broadcast_pair(const uint16_t* x) {
 
 uint16_t bf16_bits(float x) { return to_bf16(x).bits; }
 
+// NVFP4's codes are decoded 2^60 times too large and its scales 2^120 times too small, so sums lack a factor of 2^60, which the output's factor makes good.
+// A scale's bits then need only be moved to where a float has its exponent and mantissa; subnormal scales come out right too. A power of two changes no
+// bit, and inputs up to 2^60 keep all sums in the range of a float.
+constexpr float kNvfp4Factor = 0x1p60f;
+
 struct Tables {
-  alignas(64) uint16_t e2m1[32];   // twice, so that the fifth index bit does not matter
+  alignas(64) uint16_t e2m1[32];   // times kNvfp4Factor; twice, so that the fifth index bit does not matter
   alignas(64) uint8_t e4m3_low[128], e4m3_high[128];
 };
 
 const Tables kTables = [] {
   Tables t{};
-  for (int i = 0; i < 32; ++i) t.e2m1[i] = bf16_bits(e2m1_to_float(static_cast<uint8_t>(i & 15)));
+  for (int i = 0; i < 32; ++i) t.e2m1[i] = bf16_bits(kNvfp4Factor * e2m1_to_float(static_cast<uint8_t>(i & 15)));
   for (int i = 0; i < 128; ++i) {
     const uint16_t bits = bf16_bits(i == 127 ? 0.0f : to_float(e4m3{static_cast<uint8_t>(i)}));
     t.e4m3_low[i] = static_cast<uint8_t>(bits);
@@ -50,21 +55,24 @@ const Tables kTables = [] {
   return t;
 }();
 
-// 128 codes: word w holds nibbles of pairs 0..3 for (output w / 2, parity w % 2). Look-ups see a word's low five bits. The shifts compete with them for
-// two of the four pipes, so for one or two rows the upper byte is brought down by a second load, one byte further on (the byte past the codes is a scale);
-// more rows keep the loads busy themselves.
-template <int kRows>
+// 128 codes: word w holds nibbles of pairs 0..3 for (output w / 2, parity w % 2). Look-ups see a word's low five bits.
 struct DecodeE2m1 {
   __m512i table = _mm512_load_si512(kTables.e2m1);
   void operator()(const uint8_t* codes, __m512i pairs[4]) const {
-    const __m512i c = _mm512_loadu_si512(codes);
+    __m512i c = _mm512_loadu_si512(codes);
+    asm("" : "+v"(c));  // or it is loaded again for each shift
     pairs[0] = _mm512_permutexvar_epi16(c, table);
     pairs[1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 4), table);
-    const __m512i upper = kRows < 3 ? _mm512_loadu_si512(codes + 1) : _mm512_srli_epi16(c, 8);
-    pairs[2] = _mm512_permutexvar_epi16(upper, table);
-    pairs[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(upper, 4), table);
+    pairs[2] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 8), table);
+    pairs[3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 12), table);
   }
 };
+
+// The 64 scales of a block, all positive and finite: byte `vector` of word `output` to the exponent and mantissa of a float.
+inline __m512 scales_of(__m512i stored, int vector) {
+  const __m512i placed = vector < 3 ? _mm512_slli_epi32(stored, 20 - 8 * vector) : _mm512_srli_epi32(stored, 4);
+  return _mm512_castsi512_ps(_mm512_and_si512(placed, _mm512_set1_epi32(0x07f00000)));
+}
 
 // 64 codes: two pairs of 16 outputs. bf16 needs two bytes a code: both by lookup in the 128 magnitudes, the sign put back, then interleaved.
 struct DecodeE4m3 {
@@ -80,13 +88,6 @@ struct DecodeE4m3 {
     pairs[1] = _mm512_unpackhi_epi8(low, high);
   }
 };
-
-// Sixteen e4m3 scales, all positive and finite, as f32: the bits moved into place and the exponent's bias put right by a multiplication, which also
-// makes the subnormals right (2^120 is exact).
-inline __m512 widen_scales(const uint8_t* scales) {
-  const __m512i c = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
-  return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(c, 20)), _mm512_set1_ps(0x1p120f));
-}
 
 // ---- accumulators: `rows` x 64 sums, kept in registers over a panel, in `out` between panels ----
 
@@ -148,16 +149,7 @@ inline void dot_pairs(Sums<kRows>& sums, const uint16_t* weights, int64_t pairs,
 template <int kRows>
 void panel_bf16(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRows>& total) {
   const auto* weights = reinterpret_cast<const uint16_t*>(panel.group + panel.begin / 2 * kBf16PairBytes);
-  if constexpr (kRows == 1) {  // memory-bound: ask for the lines well ahead of the hardware's own guess, across page ends too
-    for (int64_t p = 0; p < panel.count / 2; ++p) {
-      const uint16_t* w = weights + p * kVectors * 32;
-      for (int c = 0; c < kVectors; ++c) _mm_prefetch(reinterpret_cast<const char*>(w + c * 32) + 4096, _MM_HINT_T0);
-      const __m512bh xr = as_bh(broadcast_pair(x + p * 2));
-      for (int c = 0; c < kVectors; ++c) total.v[0][c] = _mm512_dpbf16_ps(total.v[0][c], as_bh(_mm512_loadu_si512(w + c * 32)), xr);
-    }
-  } else {
-    dot_pairs(total, weights, panel.count / 2, x, x_stride);
-  }
+  dot_pairs(total, weights, panel.count / 2, x, x_stride);
 }
 
 template <int kRows>
@@ -168,9 +160,6 @@ void panel_fp8(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRo
     block.clear();
     const uint8_t* codes = panel.group + (panel.begin + k) / 4 * kFp8QuadBytes;
     for (int64_t i = 0; i < kFp8Block; i += 4, codes += kFp8QuadBytes) {
-      if constexpr (kRows == 1) {
-        for (int c = 0; c < kVectors; ++c) _mm_prefetch(reinterpret_cast<const char*>(codes + c * 64) + 4096, _MM_HINT_T0);
-      }
       for (int c = 0; c < kVectors; ++c) {
         __m512i pairs[2];
         decode(codes + c * 64, pairs);
@@ -187,26 +176,24 @@ void panel_fp8(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRo
 
 template <int kRows>
 void panel_nvfp4(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<kRows>& total, Widened* keep) {
-  const DecodeE2m1<kRows> decode;
+  const DecodeE2m1 decode;
   const uint8_t* packed = panel.group + panel.begin / kNvfp4Block * kNvfp4BlockBytes;
   for (int64_t k = 0; k < panel.count; k += kNvfp4Block, packed += kNvfp4BlockBytes) {
     Sums<kRows> block;
     block.clear();
-    if constexpr (kRows == 1) {
-      for (int64_t line = 0; line < kNvfp4BlockBytes; line += 64) _mm_prefetch(reinterpret_cast<const char*>(packed + line) + 16 * kNvfp4BlockBytes, _MM_HINT_T1);
-    }
     for (int half = 0; half < 2; ++half) {
       for (int c = 0; c < kVectors; ++c) {
         __m512i pairs[4];
-        decode(packed + c * 128 + half * 64, pairs);
+        decode(packed + (half * kVectors + c) * 64, pairs);
         for (int p = 0; p < 4; ++p) {
           block.dot(c, pairs[p], x + k + half * 8 + p * 2, x_stride);
           if (kRows > 1 && keep) _mm512_store_si512(keep->pairs[k / 2 + half * 4 + p][c * 16], pairs[p]);
         }
       }
     }
+    const __m512i stored_scales = _mm512_loadu_si512(packed + kGroup * 8);
     for (int c = 0; c < kVectors; ++c) {
-      const __m512 scales = widen_scales(packed + kGroup * 8 + c * 16);
+      const __m512 scales = scales_of(stored_scales, c);
       for (int r = 0; r < kRows; ++r) total.v[r][c] = _mm512_fmadd_ps(block.v[r][c], scales, total.v[r][c]);
       if (kRows > 1 && keep) _mm512_store_ps(keep->scales[k / kNvfp4Block] + c * 16, scales);
     }
@@ -400,7 +387,7 @@ Packed plan(const LinearWeight& weight) {
   if (const auto* w = std::get_if<Nvfp4Weight>(&weight)) {
     packed.format = Packed::Format::nvfp4;
     packed.padded_in = k;
-    packed.output_scale = w->tensor_scale;
+    packed.output_scale = w->tensor_scale * kNvfp4Factor;
     packed.group_bytes = k / kNvfp4Block * kNvfp4BlockBytes;
   } else if (const auto* w8 = std::get_if<Fp8BlockWeight>(&weight)) {
     packed.format = Packed::Format::fp8;
@@ -437,17 +424,17 @@ void pack(const LinearWeight& weight, const Packed& plan, uint8_t* data, ThreadP
         for (int64_t i = 0; i < k; ++i) {
           const uint8_t code = i % 2 == 0 ? from[i / 2] & 15 : from[i / 2] >> 4;
           const int64_t in_block = i % kNvfp4Block, half = in_block / 8, pair = in_block % 8 / 2;
-          uint8_t* word = out + i / kNvfp4Block * kNvfp4BlockBytes + vector * 128 + half * 64 + (output * 2 + i % 2) * 2;
+          uint8_t* word = out + i / kNvfp4Block * kNvfp4BlockBytes + (half * kVectors + vector) * 64 + (output * 2 + i % 2) * 2;
           word[pair / 2] |= static_cast<uint8_t>(code << (pair % 2 * 4));
         }
-        for (int64_t b = 0; b < k / kNvfp4Block; ++b) out[b * kNvfp4BlockBytes + kGroup * 8 + lane] = scales[b];
+        for (int64_t b = 0; b < k / kNvfp4Block; ++b) out[b * kNvfp4BlockBytes + kGroup * 8 + output * 4 + vector] = scales[b];
       }
     }
   });
 }
 
 void run(const Packed& weight, const uint16_t* x, int64_t rows, float output_scale, float* out, ThreadPool& threads) {
-  threads.run((weight.out_features + kGroup - 1) / kGroup, [&](int64_t group) {
+  threads.run_in_runs((weight.out_features + kGroup - 1) / kGroup, [&](int64_t group) {
     float* sums = t_scratch.sums_for(rows);
     Widened& widened = t_scratch.widened;
     switch (weight.format) {
@@ -461,10 +448,7 @@ void run(const Packed& weight, const uint16_t* x, int64_t rows, float output_sca
 void touch(const uint8_t* memory, int64_t bytes) {
   __m512i sums[4] = {};
   for (int64_t at = 0; at < bytes; at += 256) {
-    for (int i = 0; i < 4; ++i) {
-      _mm_prefetch(reinterpret_cast<const char*>(memory + at + i * 64) + 4096, _MM_HINT_T0);
-      sums[i] = _mm512_xor_si512(sums[i], _mm512_load_si512(memory + at + i * 64));
-    }
+    for (int i = 0; i < 4; ++i) sums[i] = _mm512_xor_si512(sums[i], _mm512_load_si512(memory + at + i * 64));
   }
   volatile int64_t sink = _mm512_reduce_add_epi64(_mm512_xor_si512(_mm512_xor_si512(sums[0], sums[1]), _mm512_xor_si512(sums[2], sums[3])));
   static_cast<void>(sink);
