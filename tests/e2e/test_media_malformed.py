@@ -50,11 +50,14 @@ def flipped(r, data):
     return bytes(out)
 
 
+CLIENT = httpx.Client(timeout=60)  # one connection: a new client takes longer than most of these requests
+
+
 def ask(server, ending, data):
     kind = MIME[ending].split("/")[0] + "_url"
     part = {"type": kind, kind: {"url": f"data:{MIME[ending]};base64," + base64.b64encode(data).decode()}}
     body = {"model": "default", "messages": [{"role": "user", "content": [{"type": "text", "text": "Look:"}, part]}], "max_tokens": 1, "temperature": 0}
-    return httpx.post(server.url + "/v1/chat/completions", json=body, timeout=60)
+    return CLIENT.post(server.url + "/v1/chat/completions", json=body)
 
 
 def held(server):
