@@ -7,6 +7,7 @@
 Two sets of 200 prompts: the demo model's own held-out questions, where the acceptance length means something, and the first of the own 880 prompts, where the model rambles and drafts are mostly
 wrong. Writes bench/results/verify_spec_cpu.json after each run; fails when a reply differs.
 """
+import argparse
 import json
 import os
 import pathlib
@@ -38,7 +39,9 @@ def processor():
 
 
 def main():
-    binary = sys.argv[1] if len(sys.argv) > 1 else str(REPO / "build/dev/src/app/nibble")
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("nibble", nargs="?", default=str(REPO / "build/dev/src/app/nibble"))
+    binary = p.parse_args().nibble
     weights = {"BF16": REPO / "models/demo", "NVFP4": REPO / "build/accuracy/nvfp4", "FP8 128x128": REPO / "build/accuracy/fp8"}
     for folder in weights.values():
         if not (folder / "config.json").exists():

@@ -3,10 +3,12 @@
 
 Each table stands between `<!-- table: NAME -->` and `<!-- end -->` in the document and is replaced whole; a table whose files are not there yet says so.
 
-    bench/results/offline_*.json            nibble bench offline --json
+    bench/results/offline_*                 nibble bench offline: files of --json, or run folders of --out; with speculation also spec-*.json
     bench/results/{cpu,cuda}_ops*.json      nibble bench ops --out
     bench/results/bench_*/, eval_*/         run folders of nibble bench serving and nibble eval
-    bench/results/verify_spec_cpu.json, quantize_12b.json, demo_cpu.json, tokenizer.json
+    bench/results/verify_spec_cpu.json, quantize_12b.json, demo_cpu.json, tokenizer.json, other_tools.json, load_client*.json, media.json, replicas.json
+
+Load tests are named bench_WHERE_NAME: WHERE (h200, cpu) picks the table and the plots.
 """
 import argparse
 import json
@@ -34,17 +36,47 @@ def short(x, digits=3):
     return "" if x is None else f"{x:,.{max(0, digits - len(str(int(abs(x)))))}f}"
 
 
+def code(lines, mark=""):
+    return (f"<!-- {mark} -->\n\n" if mark else "") + "\n".join(f"    {line}" for line in lines)
+
+
+def offline_reports():
+    files = [*STORED.glob("offline_*.json"), *STORED.glob("spec-*.json"), *STORED.glob("offline_*/metrics.json"), *STORED.glob("spec-*/metrics.json")]
+    return [read(path) for path in sorted(files)]
+
+
+def speculates(report):
+    return any("speculation" in r for r in report["rows"])
+
+
+def offline_command(report):
+    return re.sub(r" --(out|name) \S+", "", report["command"].removesuffix(" --json")) + " --json"
+
+
 def offline():
     """Dummy weights: one row a format and batch, the step beside the time of its bytes."""
+    reports = [r for r in offline_reports() if not speculates(r)]
     rows = []
-    for path in sorted(STORED.glob("offline_*.json")):
-        run = read(path)
+    for run in reports:
         for r in run["rows"]:
-            device = run["gpu"].split(",")[0] or run["machine"]
+            device = (run["gpu"] or "").split(",")[0] or run["machine"]
             rows.append((run["format"], device, r["batch"], r["input_len"], short(r["decode_step_seconds"]["p50"] * 1e3), short(r["tok_s_sequence"]), short(r["decode_tok_s"], 4), short(r["prefill_tok_s"], 5)))
-    commands = sorted({read(p)["command"].removesuffix(" --json") + " --json" for p in STORED.glob("offline_*.json")})
     head = ["weights", "device", "sequences", "prompt", "step, median ms", "tok/s a sequence", "tok/s in all", "prefill tok/s"]
-    return table(head, rows) + "\n\n<!-- gpu -->\n\n" + "\n".join(f"    {c}" for c in commands)
+    return table(head, rows) + "\n\n" + code(sorted({offline_command(r) for r in reports}), "gpu")
+
+
+def speculation():
+    """Drafts at 12B size: the acceptance is forced, since random weights guess nothing."""
+    reports = [r for r in offline_reports() if speculates(r)]
+    rows = []
+    for run in reports:
+        for r in run["rows"]:
+            s = r.get("speculation")
+            drafts = "none" if not s else f"SYNTHETIC: forced to {s['forced_acceptance_length']:.2f}" if s["synthetic"] else "as they come"
+            rows.append((run["format"], (run["gpu"] or "").split(",")[0] or run["machine"], r["batch"], drafts, short(s["acceptance_length"]) if s else "", short(s["mean_drafts"]) if s else "",
+                         short(r["decode_step_seconds"]["p50"] * 1e3), short(r["tok_s_sequence"]), short(r["decode_tok_s"], 4), f"{s['gain']:.2f} x" if s else ""))
+    head = ["weights", "device", "sequences", "drafts", "tokens a round", "drafts a round", "step, median ms", "tok/s a sequence", "tok/s in all", "gain"]
+    return table(head, rows) + ("\n\n" + code(sorted({offline_command(r) for r in reports}), "gpu") if rows else "")
 
 
 def ops(pattern):
@@ -70,15 +102,27 @@ def runs(kind):
     return found
 
 
-def serving():
-    rows = []
-    for folder, levels in runs("bench"):
-        for m in levels:
-            spec = m.get("spec") or {}
-            latency, throughput = m["latency"], m["throughput"]
-            rows.append((folder.name, m["load"].get("concurrency") or f"{m['load'].get('rate')}/s", short(latency["ttft"]["mean"]), short(latency["itl"]["mean"]), short(latency["tok_s_user"]["mean"]),
-                         short(throughput["output_token_throughput"], 4), short(throughput["request_throughput"]), short(spec.get("acceptance_length"))))
-    return table(["run", "in flight", "TTFT ms", "ITL ms", "tok/s/user", "tok/s in all", "req/s", "accept len"], rows)
+def serving(where, mark):
+    def make():
+        rows, asked, commands, drawn = [], set(), set(), False
+        for folder, levels in runs(f"bench_{where}"):
+            synthetic = where != "cpu" and "mtp" in folder.name  # random weights: no draft would be right
+            for m in levels:
+                spec = m.get("spec") or {}
+                latency, throughput = m["latency"], m["throughput"]
+                accepted = short(spec.get("acceptance_length")) + (" SYNTHETIC" if synthetic else "")
+                rows.append((folder.name, m["load"].get("concurrency") or f"{m['load'].get('rate')}/s", m["load"]["requests"], short(latency["ttft"]["mean"]), short(latency["itl"]["mean"]), short(latency["itl"]["p99"]),
+                             short(latency["tok_s_user"]["p50"]), short(throughput["tok_s_user_by_mean_itl"]), short(throughput["output_token_throughput"], 4), short(throughput["request_throughput"]), accepted))
+                w, r = m["workload"], m["request"]
+                asked.add(f"{w['name']}{' (synthetic)' if w['synthetic'] else ''}, {'exactly' if r['ignore_eos'] else 'at most'} {r['max_tokens']} tokens out")
+                drawn = drawn or bool(m.get("histograms"))
+                command = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:30000", m["command"])
+                commands.add(re.sub(r" --(concurrency|num-prompts|warmup) \S+", lambda f: f[0] if len(levels) > 1 else "", command))
+        head = ["run", "in flight", "requests", "TTFT ms", "ITL ms", "ITL p99", "tok/s/user, median", "by mean ITL", "tok/s in all", "req/s", "accept len"]
+        plots = [f"![throughput against latency](img/results/throughput_{where}.svg)"] * bool(rows) + [f"![distribution of the times between tokens](img/results/itl_{where}.svg)"] * drawn
+        return "\n\n".join([*([f"Prompts: {'; '.join(sorted(asked))}."] * bool(rows)), table(head, rows), *plots, *([code(sorted(commands), mark)] * bool(commands))])
+
+    return make
 
 
 def accuracy():
@@ -124,7 +168,53 @@ def quantize():
     return f"{report['machine']}; {report['note']}\n\n" + table(["to", "on", "time", "memory at most", "of it not mapped files", "bytes", "signal to noise", "with max's scales"], rows)
 
 
-TABLES = {"verify spec": verify_spec, "quantize": quantize, "offline": offline, "cpu ops": ops("cpu_ops*.json"), "cuda ops": ops("cuda_ops*.json"), "serving": serving, "accuracy": accuracy, "demo": demo}
+def other_tools():
+    path = STORED / "other_tools.json"
+    if not path.exists():
+        return table([], [])
+    report, rows, commands = read(path), [], []
+    for m in report.get("marks", []):
+        same = m["same"]
+        what = "generations and marks" if "predicted_answer" not in same else "generations, answers and marks"
+        equal = f"all {m['rows']} {what} equal" if set(same.values()) == {m["rows"]} else ", ".join(f"{n} of {m['rows']} {k}" for k, n in same.items()) + " equal"
+        rows.append((f"{m['tool']} {m['version']}", f"{m['questions']}, {m['rows']} rows, greedy", f"{m['right']} right, `nibble eval` {m['right_ours']}; {equal}"))
+        commands += [m["command"], m["ours"]]
+    if load := report.get("load"):
+        rows.append((f"AIPerf {load['version']}", f"40 prompts, 4 in flight, 96 tokens each, `bench/paced_server.py`, {len(load['pairs'])} pairs of runs in turn; AIPerf and `nibble bench serving`", "; ".join(
+            f"{name} " + ", ".join(f"{p[key][0]:.4g} and {p[key][1]:.4g} ({abs(p[key][1] / p[key][0] - 1):.1%})" for p in load["pairs"])
+            for name, key in (("TTFT ms", "ttft_ms"), ("ITL ms", "itl_ms"), ("output tokens/s", "output_tok_s")))))
+        commands += [load["command"], load["ours"]]
+    where = f"{report['machine']}, {report['cores']} cores, commit {report['commit'].removesuffix('-dirty')}"
+    return where + "\n\n" + table(["tool", "what was compared", "outcome"], rows) + "\n\n" + code(list(dict.fromkeys(commands)), "not here: other people's programs, or files that the script makes")
+
+
+def client_cost():
+    rows = []
+    for name in ("load_client.json", "load_client_realtime.json"):
+        r = read(STORED / name)
+        runs = [run["of_a_core"] for run in r["runs"]]
+        rows.append((f"`{'' if r['command'].startswith('python3 ') else 'python3 '}{r['command']}`", r["scheduler"], f"{r['load_average_before'][0]:.1f}", len(runs), f"{min(runs):.2%} to {max(runs):.2%}", f"{r['median_of_a_core']:.2%}"))
+    return table(["command", "scheduler", "load of the machine before", "runs", "of a core", "median"], rows)
+
+
+def media():
+    path = STORED / "media.json"
+    if not path.exists():
+        return table([], [])
+    m = read(path)
+    rows = [(r["what"], f"{r['median_ms']:.1f}", f"{min(r['runs_ms']):.1f} to {max(r['runs_ms']):.1f}") for r in m["rows"]]
+    return f"{m['machine']}, one core, {len(m['rows'][0]['runs_ms'])} runs\n\n" + table(["what", "median ms", "all runs, ms"], rows)
+
+
+def replicas():
+    path = STORED / "replicas.json"
+    if not path.exists():
+        return table([], [])
+    m = read(path)
+    return f"{m['machine']}, {m['cores']} cores for both replicas, the router and the clients\n\n" + table(["what", "count"], [(k.replace("_", " "), v) for k, v in m["counts"].items()])
+
+
+TABLES = {"other tools": other_tools, "client": client_cost, "media": media, "replicas": replicas, "verify spec": verify_spec, "quantize": quantize, "offline": offline, "cpu ops": ops("cpu_ops*.json"), "cuda ops": ops("cuda_ops*.json"), "speculation at 12B": speculation, "serving": serving("h200", "gpu"), "serving cpu": serving("cpu", "long"), "accuracy": accuracy, "demo": demo}
 
 
 def plots(out):
@@ -136,10 +226,11 @@ def plots(out):
 
     out.mkdir(parents=True, exist_ok=True)
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for path in sorted(STORED.glob("offline_*.json")):
-        run = read(path)
+    for run in offline_reports():
+        if speculates(run):
+            continue
         x, y = [r["tok_s_sequence"] for r in run["rows"]], [r["decode_tok_s"] for r in run["rows"]]
-        axis.plot(x, y, marker="o", label=f"{run['format']}, {run['gpu'].split(',')[0] or run['machine']}")
+        axis.plot(x, y, marker="o", label=f"{run['format']}, {(run['gpu'] or '').split(',')[0] or run['machine']}")
         for r, a, b in zip(run["rows"], x, y):
             axis.annotate(str(r["batch"]), (a, b), textcoords="offset points", xytext=(5, 4), fontsize=8)
     axis.set(xlabel="tokens/s of one sequence", ylabel="tokens/s of all", title="Decode, 12B shapes, random weights (labels: sequences at once)", xlim=(0, None), ylim=(0, None))
@@ -148,12 +239,21 @@ def plots(out):
     for path in sorted([*STORED.glob("cpu_ops*.json"), *STORED.glob("cuda_ops*.json")]):
         p.roofline(path, out)
         (out / "roofline.svg").rename(out / f"{path.stem}.svg")
-    loads, evaluations = [p.read(f) for f, _ in runs("bench")], [p.read(f) for f, _ in runs("eval")]
-    if loads:
-        p.throughput(loads, out)
-        p.itl(loads, out)
+    for where in ("h200", "cpu"):
+        if loads := [p.read(f) for f, _ in runs(f"bench_{where}")]:
+            p.throughput(loads, out, f"throughput_{where}.svg")
+            p.itl(loads, out, f"itl_{where}.svg")
+    evaluations = [p.read(f) for f, _ in runs("eval")]
     if evaluations:
         p.accuracy(evaluations, out)
+
+
+def filled(text):
+    """The document with every table as the files have it."""
+    unknown = set(re.findall(r"<!-- table: (.+?) -->", text)) - set(TABLES)
+    if unknown:
+        sys.exit(f"docs/results.md: unknown tables {sorted(unknown)}")
+    return re.sub(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}\n{TABLES[m[2]]()}\n\n{m[3]}", text, flags=re.S)
 
 
 def main():
@@ -162,10 +262,7 @@ def main():
     a = a.parse_args()
     document = REPO / "docs/results.md"
     text = document.read_text()
-    unknown = set(re.findall(r"<!-- table: (.+?) -->", text)) - set(TABLES)
-    if unknown:
-        sys.exit(f"{document}: unknown tables {sorted(unknown)}")
-    made = re.sub(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}\n{TABLES[m[2]]()}\n\n{m[3]}", text, flags=re.S)
+    made = filled(text)
     if a.check:
         sys.exit(0 if made == text else f"{document}: not what bench/results/ says; run ./dev results")
     document.write_text(made)

@@ -4,7 +4,7 @@
     tools/plot_results.py RUN... --out DIR [--ops bench/results/cpu_ops.json] [--quantize CHECKPOINT/report.json]
 
 RUN: a folder of `nibble bench serving` or `nibble eval`. Writes DIR/report.md and report.json (with `nibble bench report`, --nibble PATH) and, as SVG:
-throughput.svg (throughput against latency over concurrency), itl.svg (distribution of inter-token latency), accuracy.svg (scores with error bars) and
+throughput.svg (throughput against latency over concurrency), itl.svg (distribution of the times between tokens), accuracy.svg (scores with error bars) and
 roofline.svg (one bar an op, of the measured bandwidth), quantization.svg (signal to noise of each quantized matrix and largest inputs seen, by layer). Needs matplotlib.
 """
 import argparse
@@ -44,36 +44,61 @@ def save(figure, out, name):
     print("written:", out / name)
 
 
-def throughput(runs, out):
+def curve_of(run):  # NAME-c1, NAME-c8 ... are one curve
+    return re.sub(r"-c\d+$", "", run["name"])
+
+
+def throughput(runs, out, name="throughput.svg"):
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
     curves = {}
-    for run in runs:  # NAME-c1, NAME-c8 ... are one curve
-        curves.setdefault(re.sub(r"-c\d+$", "", run["name"]), []).extend(run["levels"])
-    for name, levels in curves.items():
+    for run in runs:
+        curves.setdefault(curve_of(run), []).extend(run["levels"])
+    for label, levels in curves.items():
         levels.sort(key=lambda m: m["load"].get("concurrency") or 0)
         x = [m["latency"]["itl"]["mean"] for m in levels]
         y = [m["throughput"]["output_token_throughput"] for m in levels]
-        axis.plot(x, y, marker="o", label=name)
+        axis.plot(x, y, marker="o", label=label)
         for m, a, b in zip(levels, x, y):
             axis.annotate(f"{m['load'].get('concurrency') or m['load'].get('rate')}", (a, b), textcoords="offset points", xytext=(5, 4), fontsize=8)
     axis.set(xlabel="inter-token latency, mean [ms]", ylabel="output tokens/s, all streams", title="Throughput against latency (labels: requests in flight)")
     axis.set_ylim(bottom=0)
     axis.legend(fontsize=8)
-    save(figure, out, "throughput.svg")
+    save(figure, out, name)
 
 
-def itl(runs, out):
+def gaps_between_chunks(run, level):
+    """(ms, share of the chunks that came within it): from the stored histogram, for runs of before it was stored from single replies; or nothing."""
+    h = level.get("histograms", {}).get("icl")
+    if h and h["counts"]:
+        shares, total, so_far = [0.0], sum(h["counts"]), 0
+        for count in h["counts"]:
+            so_far += count
+            shares.append(so_far / total)
+        return [10 ** ((h["first"] + i) / h["bins_per_decade"]) for i in range(len(shares))], shares
+    gaps = sorted((b - a) / 1e6 for r in records(run, level) for a, b in zip(r["chunk_ns"], r["chunk_ns"][1:]))
+    return gaps, [(i + 1) / len(gaps) for i in range(len(gaps))]
+
+
+def itl(runs, out, name="itl.svg"):
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    names = sorted({curve_of(run) for run in runs})
+    levels = sorted({level["load"].get("concurrency") or 0 for run in runs for level in run["levels"]})
     for run in runs:
-        for level in (run["levels"][0], run["levels"][-1]) if len(run["levels"]) > 1 else run["levels"]:
-            gaps = sorted((b - a) / 1e6 for r in records(run, level) for a, b in zip(r["chunk_ns"], r["chunk_ns"][1:]))
-            if gaps:
-                axis.plot(gaps, [(i + 1) / len(gaps) for i in range(len(gaps))], label=f"{run['name']}, C = {level['load'].get('concurrency')}")
-    if not axis.lines:  # single replies were not kept
+        for level in run["levels"]:
+            ms, shares = gaps_between_chunks(run, level)
+            if not ms:
+                continue
+            c = level["load"].get("concurrency") or 0
+            place = levels.index(c) / max(len(levels) - 1, 1)  # few requests in flight: solid and dark
+            style = {"color": f"C{names.index(curve_of(run))}", "alpha": 1 - 0.6 * place} if len(names) > 1 else {"color": plt.cm.viridis(0.85 * place)}
+            axis.plot(ms, shares, label=f"{curve_of(run)}, {c} in flight", linewidth=1.2, **style)
+    if not axis.lines:  # neither histograms nor single replies were kept
         return plt.close(figure)
-    axis.set(xlabel="time between chunks [ms]", ylabel="share of chunks", title="Inter-chunk latency, cumulative", xscale="log")
-    axis.legend(fontsize=8)
-    save(figure, out, "itl.svg")
+    axis.set(xlabel="time between chunks of one reply [ms]", ylabel="share of chunks", title="Inter-token latency as clients see it, cumulative", xscale="log", ylim=(0, 1))
+    axis.set_xlim(left=max(axis.get_xlim()[0], 0.1))  # what came with the chunk before is at the edge
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)
+    save(figure, out, name)
 
 
 def accuracy(runs, out):

@@ -1,6 +1,6 @@
 """Every command that README and the documents tell a reader to type is run here, in the order of its page, in a folder of its own.
 
-Which lines are commands: in fenced blocks of `sh` and in indented ones, those that begin with nibble, build/dev/src/app/nibble, ./dev, curl, echo or cat; a backslash, a
+Which lines are commands: in fenced blocks of `sh` and in indented ones, those that begin with nibble, build/dev/src/app/nibble, ./dev, curl, echo or cat, and python3 with a script of the repository (whose flags are read: most measure for minutes); a backslash, a
 quote or a here-document goes on over lines. A comment before a block says that it cannot run here, and then only its flags are read (`nibble --parse-only`):
 
     <!-- gpu -->  <!-- real weights -->  <!-- long -->
@@ -19,9 +19,9 @@ import sys
 import pytest
 from conftest import NIBBLE, REPO, Server
 
-PAGES = sorted([REPO / "README.md", *(REPO / "docs").rglob("*.md")])
+PAGES = sorted([REPO / "README.md", REPO / "CONTRIBUTING.md", REPO / "models/demo/README.md", *(REPO / "docs").rglob("*.md")])
 MARK = re.compile(r"<!-- (gpu|real weights|long|not here: .+) -->")
-COMMAND = re.compile(r"^(nibble|build/dev/src/app/nibble|\./dev|curl|echo|cat)( |$)")
+COMMAND = re.compile(r"^(nibble|build/dev/src/app/nibble|\./dev|curl|echo|cat|python3 (bench|tools|training|tests)/\S+)( |$)")
 DEV = {line.split()[0] for line in subprocess.run([REPO / "dev", "help"], capture_output=True, text=True, check=True).stdout.splitlines()[1:]}
 
 
@@ -70,6 +70,11 @@ def read_flags(command):
             words = words[: words.index(end)]
     if words[0] == "./dev":
         assert (words + ["help"])[1] in DEV, f"./dev has no {words[1]}"
+    elif words[0] == "python3":
+        asked = subprocess.run([sys.executable, words[1], "--help"], cwd=REPO, capture_output=True, text=True, timeout=60)
+        assert asked.returncode == 0, f"{command}: {asked.stderr}"
+        unknown = {w.split("=")[0] for w in words[2:] if w.startswith("-")} - set(re.findall(r"(?<!\w)--?[a-z0-9][\w-]*", asked.stdout))
+        assert not unknown, f"{command}: {words[1]} has no {unknown}"
     elif words[0] != "curl":
         ran = subprocess.run([NIBBLE, "--parse-only", *words[1:]], capture_output=True, text=True, timeout=30)
         asks = {"--help", "--help-all", "--version"} & set(words)
@@ -79,7 +84,7 @@ def read_flags(command):
 
 def run(command, folder, server):
     words = shlex.split(command)
-    if words[0] == "./dev":
+    if words[0] in ("./dev", "python3"):
         return read_flags(command)  # each runs the whole of something: CI is ./dev test
     if words[:2] in (["nibble", "serve"], ["build/dev/src/app/nibble", "serve"]) and "--help" not in command:
         flags = words[2:]

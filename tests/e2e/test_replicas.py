@@ -1,5 +1,6 @@
-"""Two replicas behind sglang-router: one is killed and started again under load. Opt-in: `./dev replicas` installs the router and runs this."""
+"""Two replicas behind sglang-router: one is killed and started again under load. Opt-in: `./dev replicas` installs the router, runs this, and stores the counts in bench/results/replicas.json."""
 
+import json
 import os
 import pathlib
 import socket
@@ -129,6 +130,12 @@ def test_a_replica_dies_and_comes_back_under_load(tmp_path):
     failed = [d for d in load.done if d[3]]
     print(f"\n{len(load.done)} requests of {STREAMS} clients in {load.done[-1][2] - load.done[0][1]:.1f} s; killed with {len(in_flight)} in flight on both, back after {back - killed:.1f} s; "
           f"{len(failed)} failed; the replica served {again:.0f} after it came back")
+    if out := os.environ.get("NIBBLE_REPLICAS_OUT"):
+        cpu = next(line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+        counts = {"clients": STREAMS, "requests": len(load.done), "seconds": round(load.done[-1][2] - load.done[0][1], 1), "in_flight_on_both_at_the_kill": len(in_flight), "failed": len(failed),
+                  "failed_that_began_after_the_kill": sum(began > killed for _, began, _, _ in failed), "seconds_until_the_replica_was_back": round(back - killed, 1),
+                  "requests_of_the_replica_after_it_was_back": round(again)}
+        pathlib.Path(out).write_text(json.dumps({"command": "./dev replicas", "machine": cpu, "cores": os.cpu_count(), "unix_seconds": int(time.time()), "counts": counts}, indent=1) + "\n")
     # Only what was under way when the replica died may fail, and of that only the half that was on it.
     assert all(began <= killed for _, began, _, _ in failed), failed
     assert len(failed) <= len(in_flight)
