@@ -84,7 +84,9 @@ def ops(pattern):
         rows, heads = [], []
         for path in sorted(STORED.glob(pattern)):
             run = read(path)
-            heads.append(f"{run['backend']}; reads {run['read_bandwidth'] / 1e9:,.0f} GB/s, bf16 {run['bf16_peak'] / 1e12:,.2f} TFLOP/s")
+            roofs = [r["read_roof"] / 1e9 for r in run["rows"] if "read_roof" in r] or [run["read_bandwidth"] / 1e9]  # of the moment of each op, or one
+            span = " to ".join(dict.fromkeys(f"{f(roofs):,.0f}" for f in (min, max)))
+            heads.append(f"{run['backend']}; reads {span} GB/s, bf16 {run['bf16_peak'] / 1e12:,.2f} TFLOP/s")
             for r in run["rows"]:
                 rows.append((r["op"], r["format"], r["rows"], short(r["us"], 4), short(r["bytes_per_second"] / 1e9, 4), f"{r['of_bandwidth']:.0%}", f"{r['of_peak']:.0%}"))
         return "; ".join(heads) + "\n\n" + table(["op", "format", "rows", "us", "GB/s", "of the bandwidth", "of the peak"], rows) if rows else table([], [])

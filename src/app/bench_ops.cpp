@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "app/bench_attention.h"
@@ -52,6 +54,41 @@ struct OwnedWeight {
     }
   }
 };
+// An op's time, and its rates over the roofs.
+struct OpTime {
+  double seconds = 0, of_bandwidth = 0, of_peak = 0;
+  double read_roof = 0, bf16_roof = 0;  // the roofs that it was held against
+  size_t calls = 0;
+};
+
+// Roofs that change while the op runs, since neighbours use the same memory, are measured before and after each call, over as many bytes and as much time as the
+// call takes (up to 5 ms of arithmetic); the shares are medians over the calls, each against the mean of its two roofs. Where they stand still they are `still`.
+template <typename Call>
+OpTime time_op(Backend& backend, const Backend::Roofs& still, double seconds, int64_t bytes, double flops, const Call& call) {
+  const auto share = [](double rate, double roof) { return roof > 0 ? rate / roof : 0.0; };
+  double began = monotonic_seconds();
+  call();
+  const double first = monotonic_seconds() - began;
+  std::optional<Backend::Roofs> before = backend.roofs_now(bytes, std::min(first, 0.005));
+  if (!before) {
+    const double median = median_seconds(seconds, call);
+    return {median, share(static_cast<double>(bytes) / median, still.read_bytes_per_second), share(flops / median, still.bf16_flops), still.read_bytes_per_second, still.bf16_flops, 0};
+  }
+  std::vector<double> times, of_bandwidth, of_peak, read_roofs, bf16_roofs;
+  for (const double start = monotonic_seconds(); monotonic_seconds() - start < 4 * seconds || times.size() < 9;) {
+    began = monotonic_seconds();
+    call();
+    times.push_back(monotonic_seconds() - began);
+    const Backend::Roofs after = *backend.roofs_now(bytes, std::min(times.back(), 0.005));
+    read_roofs.push_back((before->read_bytes_per_second + after.read_bytes_per_second) / 2);
+    bf16_roofs.push_back((before->bf16_flops + after.bf16_flops) / 2);
+    of_bandwidth.push_back(share(static_cast<double>(bytes) / times.back(), read_roofs.back()));
+    of_peak.push_back(share(flops / times.back(), bf16_roofs.back()));
+    before = after;
+  }
+  const size_t calls = times.size();
+  return {median_of(std::move(times)), median_of(std::move(of_bandwidth)), median_of(std::move(of_peak)), median_of(std::move(read_roofs)), median_of(std::move(bf16_roofs)), calls};
+}
 }  // namespace
 
 struct Job {
@@ -87,27 +124,30 @@ int run_bench_ops(const BenchOpsFlags& flags) {
   std::vector<int64_t> row_counts{1, 2, 4, 8, 16, 128};
   if (gpu) row_counts = {1, 6, 8, 16, 32, 64, 128, 512, 2048};
   Json rows_json = Json::array();
-  const auto report = [&](const std::string& op, const std::string& format, int64_t rows, double seconds, int64_t bytes, double flops_of_op) {
-    const double bytes_per_second = static_cast<double>(bytes) / seconds, flops = flops_of_op / seconds;
-    fmt::print("{:<8} {:<28} {:>5} {:>10.1f} {:>8.1f} {:>6.1f}% {:>9.2f} {:>6.1f}%\n", format, op, rows, seconds * 1e6, bytes_per_second / 1e9, 100 * bytes_per_second / bandwidth, flops / 1e12,
-               peak > 0 ? 100 * flops / peak : 0.0);
+  const auto report = [&](const std::string& op, const std::string& format, int64_t rows, const OpTime& time, int64_t bytes, double flops_of_op) {
+    const double bytes_per_second = static_cast<double>(bytes) / time.seconds, flops = flops_of_op / time.seconds;
+    fmt::print("{:<8} {:<28} {:>5} {:>10.1f} {:>8.1f} {:>6.1f}% {:>9.2f} {:>6.1f}%\n", format, op, rows, time.seconds * 1e6, bytes_per_second / 1e9, 100 * time.of_bandwidth, flops / 1e12, 100 * time.of_peak);
     std::fflush(stdout);
-    rows_json.push_back({{"op", op}, {"format", format}, {"rows", rows}, {"us", seconds * 1e6}, {"bytes", bytes}, {"bytes_per_second", bytes_per_second}, {"of_bandwidth", bytes_per_second / bandwidth},
-                         {"flops", flops}, {"of_peak", peak > 0 ? flops / peak : 0.0}});
+    rows_json.push_back({{"op", op}, {"format", format}, {"rows", rows}, {"us", time.seconds * 1e6}, {"bytes", bytes}, {"bytes_per_second", bytes_per_second}, {"of_bandwidth", time.of_bandwidth},
+                         {"flops", flops}, {"of_peak", time.of_peak}});
+    if (time.calls > 0) rows_json.back().update({{"read_roof", time.read_roof}, {"bf16_roof", time.bf16_roof}, {"calls", time.calls}});
   };
   if (gpu && flags.ops != "linear") {
-    bench_attention(flags.seconds, [&](const AttentionTime& t) { report(t.op, t.format, t.rows, t.seconds, t.bytes, t.flops); });
+    bench_attention(flags.seconds, [&](const AttentionTime& t) {
+      const double bytes_per_second = static_cast<double>(t.bytes) / t.seconds;
+      report(t.op, t.format, t.rows, {t.seconds, bytes_per_second / bandwidth, peak > 0 ? t.flops / t.seconds / peak : 0.0, bandwidth, peak, 0}, t.bytes, t.flops);
+    });
   }
   for (const std::string format : {"bf16", "fp8", "nvfp4"}) {
     if (flags.ops == "attention") break;
     for (const Job& job : jobs) {
       const bool head = job.weights[0].first > 100000;
       if (head && format != "bf16") continue;  // the checkpoints leave it in BF16
-      // Several copies, so that no call finds its weight in a cache.
+      // Several copies, so that no call finds its weight in a cache: the next call with the same one comes after 300 MB of others (and, on a CPU, as many bytes of the roof).
       int64_t stored = 0, values = 0;
       const OwnedWeight sample(format, 128, job.weights[0].second, 0);
       for (const auto& [n, k] : job.weights) stored += stored_bytes(sample.weight) * n / 128, values += n * k;
-      const size_t copies = gpu ? static_cast<size_t>(std::max<int64_t>(2, (int64_t{300} << 20) / stored)) : 4;
+      const size_t copies = static_cast<size_t>(std::max<int64_t>(2, (int64_t{300} << 20) / stored));
       std::vector<std::vector<std::unique_ptr<PreparedLinear>>> packed(copies);
       uint32_t seed = 0;
       std::vector<std::unique_ptr<OwnedWeight>> owned;
@@ -128,7 +168,8 @@ int run_bench_ops(const BenchOpsFlags& flags) {
         size_t turn = 0;
         // A GPU gets many calls at a time: it works through them without waiting for the host.
         const int calls = gpu ? 32 : 1;
-        const double seconds = median_seconds(flags.seconds, [&] {
+        const double flops = 2.0 * static_cast<double>(rows * values);
+        OpTime time = time_op(*backend, roofs, flags.seconds, stored * calls, flops * calls, [&] {
           for (int c = 0; c < calls; ++c) {
             const auto& weights = packed[turn++ % copies];
             std::vector<Backend::LinearJob> parts;
@@ -141,8 +182,9 @@ int run_bench_ops(const BenchOpsFlags& flags) {
           }
           uint32_t sink = 0;
           if (gpu) backend->download(first_value, &sink);
-        }) / calls;
-        report(job.name, format, rows, seconds, stored, 2.0 * static_cast<double>(rows * values));
+        });
+        time.seconds /= calls;
+        report(job.name, format, rows, time, stored, flops);
       }
     }
   }

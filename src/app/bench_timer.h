@@ -2,11 +2,18 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
 
 namespace nibble {
+inline double median_of(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
 // The median time of one call, over at least `seconds`.
 template <typename Call>
 double median_seconds(double seconds, const Call& call) {
@@ -17,7 +24,6 @@ double median_seconds(double seconds, const Call& call) {
     call();
     times.push_back(monotonic_seconds() - t);
   }
-  std::nth_element(times.begin(), times.begin() + static_cast<int64_t>(times.size() / 2), times.end());
-  return times[times.size() / 2];
+  return median_of(std::move(times));
 }
 }  // namespace nibble

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "kernels/attention.h"
@@ -107,6 +108,8 @@ class Backend {
     double read_bytes_per_second = 0, bf16_flops = 0;  // measured; 0: unknown
   };
   virtual Roofs measure_roofs() = 0;
+  // Those of this moment, from reading about `bytes` and forming products for about `seconds`: a CPU's memory is shared with neighbours. nullopt: they stand still.
+  virtual std::optional<Roofs> roofs_now(int64_t /*bytes*/, double /*seconds*/) { return std::nullopt; }
 
   // Ops of a draft round (kernels/draft.h), where drafts() says that they are there.
   virtual bool drafts() const { return false; }

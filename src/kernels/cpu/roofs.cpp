@@ -3,11 +3,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/linear_avx512_bf16.h"
 
@@ -21,34 +20,33 @@ void read_once(const uint8_t* memory, int64_t bytes) {
   volatile uint64_t sink = sum;
   static_cast<void>(sink);
 }
+
+constexpr int64_t kBytes = int64_t{512} << 20, kPart = int64_t{256} << 10;
 }  // namespace
 
-double measure_read_bandwidth(ThreadPool& threads) {
-  constexpr int64_t kBytes = int64_t{512} << 20, kPart = int64_t{4} << 20;
-  struct Free {
-    void operator()(void* p) const noexcept { std::free(p); }
-  };
-  const std::unique_ptr<uint8_t, Free> memory(static_cast<uint8_t*>(std::aligned_alloc(size_t{2} << 20, kBytes)));
-  ::madvise(memory.get(), kBytes, MADV_HUGEPAGE);
-  std::memset(memory.get(), 1, kBytes);
-  double best = 0;
-  for (int pass = 0; pass < 8; ++pass) {
-    const double began = monotonic_seconds();
-    threads.run(kBytes / kPart, [&](int64_t part) { read_once(memory.get() + part * kPart, kPart); });
-    best = std::max(best, static_cast<double>(kBytes) / (monotonic_seconds() - began));
-  }
-  return best;
+RoofMeter::RoofMeter(ThreadPool& threads) : threads_(threads), memory_(static_cast<uint8_t*>(std::aligned_alloc(size_t{2} << 20, kBytes))) {
+  if (!memory_) raise(ErrorCode::out_of_memory, "cannot allocate {} MB to measure the memory's bandwidth with", kBytes >> 20);
+  ::madvise(memory_.get(), kBytes, MADV_HUGEPAGE);
+  std::memset(memory_.get(), 1, kBytes);
 }
 
-double measure_bf16_peak(ThreadPool& threads) {
+double RoofMeter::read_rate(int64_t bytes) {
+  const int64_t parts = std::clamp<int64_t>(bytes / kPart, 1, kBytes / kPart);
+  if (next_ + parts * kPart > kBytes) next_ = 0;
+  const uint8_t* from = memory_.get() + next_;
+  const double began = monotonic_seconds();
+  threads_.run_in_runs(parts, [&](int64_t part) { read_once(from + part * kPart, kPart); });
+  const double seconds = monotonic_seconds() - began;
+  next_ += parts * kPart;
+  return static_cast<double>(parts * kPart) / seconds;
+}
+
+double RoofMeter::bf16_rate(double seconds) {
   if (active_isa() != Isa::avx512_bf16) return 0;
-  constexpr int64_t kRounds = 2'000'000;
-  double best = 0;
-  for (int pass = 0; pass < 5; ++pass) {
-    const double began = monotonic_seconds();
-    threads.run(threads.size(), [&](int64_t) { avx512_bf16::spin(kRounds); });
-    best = std::max(best, static_cast<double>(threads.size()) * static_cast<double>(avx512_bf16::flops_of_spin(kRounds)) / (monotonic_seconds() - began));
-  }
-  return best;
+  constexpr double kRoundsPerSecond = 2e8;  // about: sixteen instructions at one a cycle
+  const auto rounds = std::max<int64_t>(1000, static_cast<int64_t>(seconds * kRoundsPerSecond));
+  const double began = monotonic_seconds();
+  threads_.run(threads_.size(), [&](int64_t) { avx512_bf16::spin(rounds); });
+  return static_cast<double>(threads_.size()) * static_cast<double>(avx512_bf16::flops_of_spin(rounds)) / (monotonic_seconds() - began);
 }
 }  // namespace nibble::cpu
