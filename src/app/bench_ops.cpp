@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -61,33 +62,53 @@ struct OpTime {
   size_t calls = 0;
 };
 
+// An op's rates against the roofs just before and after each call.
+class Shares {
+ public:
+  void add(double rate, double before, double after) {
+    const double roof = (before + after) / 2;
+    all_.push_back({roof > 0 ? rate / roof : 0.0, roof});
+    if (std::fabs(before - after) <= 0.1 * roof) steady_.push_back(all_.back());
+  }
+  // Medians over the calls at which the roof held still within 10 %; over all calls where there are few of those.
+  std::pair<double, double> share_and_roof() const {
+    std::vector<double> shares, roofs;
+    for (const auto& [share, roof] : steady_.size() >= 9 ? steady_ : all_) shares.push_back(share), roofs.push_back(roof);
+    return {median_of(std::move(shares)), median_of(std::move(roofs))};
+  }
+
+ private:
+  std::vector<std::pair<double, double>> all_, steady_;
+};
+
 // Roofs that change while the op runs, since neighbours use the same memory, are measured before and after each call, over as many bytes and as much time as the
-// call takes (up to 5 ms of arithmetic); the shares are medians over the calls, each against the mean of its two roofs. Where they stand still they are `still`.
+// call takes (up to 20 ms of arithmetic). Where they stand still they are `still`.
 template <typename Call>
 OpTime time_op(Backend& backend, const Backend::Roofs& still, double seconds, int64_t bytes, double flops, const Call& call) {
-  const auto share = [](double rate, double roof) { return roof > 0 ? rate / roof : 0.0; };
   double began = monotonic_seconds();
   call();
-  const double first = monotonic_seconds() - began;
-  std::optional<Backend::Roofs> before = backend.roofs_now(bytes, std::min(first, 0.005));
+  std::optional<Backend::Roofs> before = backend.roofs_now(bytes, std::min(monotonic_seconds() - began, 0.02));
   if (!before) {
     const double median = median_seconds(seconds, call);
+    const auto share = [](double rate, double roof) { return roof > 0 ? rate / roof : 0.0; };
     return {median, share(static_cast<double>(bytes) / median, still.read_bytes_per_second), share(flops / median, still.bf16_flops), still.read_bytes_per_second, still.bf16_flops, 0};
   }
-  std::vector<double> times, of_bandwidth, of_peak, read_roofs, bf16_roofs;
+  std::vector<double> times;
+  Shares of_bandwidth, of_peak;
   for (const double start = monotonic_seconds(); monotonic_seconds() - start < 4 * seconds || times.size() < 9;) {
     began = monotonic_seconds();
     call();
-    times.push_back(monotonic_seconds() - began);
-    const Backend::Roofs after = *backend.roofs_now(bytes, std::min(times.back(), 0.005));
-    read_roofs.push_back((before->read_bytes_per_second + after.read_bytes_per_second) / 2);
-    bf16_roofs.push_back((before->bf16_flops + after.bf16_flops) / 2);
-    of_bandwidth.push_back(share(static_cast<double>(bytes) / times.back(), read_roofs.back()));
-    of_peak.push_back(share(flops / times.back(), bf16_roofs.back()));
+    const double time = monotonic_seconds() - began;
+    const Backend::Roofs after = *backend.roofs_now(bytes, std::min(time, 0.02));
+    of_bandwidth.add(static_cast<double>(bytes) / time, before->read_bytes_per_second, after.read_bytes_per_second);
+    of_peak.add(flops / time, before->bf16_flops, after.bf16_flops);
+    times.push_back(time);
     before = after;
   }
   const size_t calls = times.size();
-  return {median_of(std::move(times)), median_of(std::move(of_bandwidth)), median_of(std::move(of_peak)), median_of(std::move(read_roofs)), median_of(std::move(bf16_roofs)), calls};
+  const auto [bandwidth_share, read_roof] = of_bandwidth.share_and_roof();
+  const auto [peak_share, bf16_roof] = of_peak.share_and_roof();
+  return {median_of(std::move(times)), bandwidth_share, peak_share, read_roof, bf16_roof, calls};
 }
 }  // namespace
 
