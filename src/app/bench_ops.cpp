@@ -95,7 +95,7 @@ OpTime time_op(Backend& backend, const Backend::Roofs& still, double seconds, in
   }
   std::vector<double> times;
   Shares of_bandwidth, of_peak;
-  for (const double start = monotonic_seconds(); monotonic_seconds() - start < 4 * seconds || times.size() < 9;) {
+  for (const double start = monotonic_seconds(); monotonic_seconds() - start < 2 * seconds || times.size() < 9;) {
     began = monotonic_seconds();
     call();
     const double time = monotonic_seconds() - began;
