@@ -112,7 +112,7 @@ def serving(where, mark):
             for m in levels:
                 spec = m.get("spec") or {}
                 latency, throughput = m["latency"], m["throughput"]
-                accepted = short(spec.get("acceptance_length")) + (" SYNTHETIC" if synthetic else "")
+                accepted = (short(spec.get("acceptance_length")) + (" SYNTHETIC" if synthetic else "")).strip()
                 rows.append((folder.name, m["load"].get("concurrency") or f"{m['load'].get('rate')}/s", m["load"]["requests"], short(latency["ttft"]["mean"]), short(latency["itl"]["mean"]), short(latency["itl"]["p99"]),
                              short(latency["tok_s_user"]["p50"]), short(throughput["tok_s_user_by_mean_itl"]), short(throughput["output_token_throughput"], 4), short(throughput["request_throughput"]), accepted))
                 w, r = m["workload"], m["request"]
