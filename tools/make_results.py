@@ -96,7 +96,7 @@ def ops(pattern):
 
 def runs(kind):
     found = []
-    for folder in sorted(STORED.glob(f"{kind}_*/"), key=lambda f: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", f.name)]):
+    for folder in sorted(STORED.glob(f"{kind}*/"), key=lambda f: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", f.name)]):
         file = folder / "sweep.json" if (folder / "sweep.json").exists() else folder / "metrics.json"
         if file.exists():
             metrics = read(file)
@@ -127,9 +127,18 @@ def serving(where, mark):
     return make
 
 
+def gsm8k():
+    rows = []
+    for _, (m, *_) in [*runs("eval_gsm8k"), *runs("eval_demo-wordmath-numbers_bf16")]:
+        a, n = m["aggregate"], m["num_examples"]
+        what = "GSM8K, official test split" if m["official_split"] else "its own held-out word problems"
+        rows.append((f"{what}, greedy, BF16, `--max-tokens {m['gen']['max_tokens']}`", n, f"{a['score']:.4f} ({round(a['score'] * n)} right)", f"{m['score_se']:.4f}", f"{a['no_answer']:.3f}", f"{a['truncated_rate']:.3f}"))
+    return table(["run", "rows", "score", "SE", "no answer", "cut off"], rows)
+
+
 def accuracy():
     rows = []
-    for folder, levels in runs("eval"):
+    for folder, levels in runs("eval_demo"):
         m = levels[0]
         c = m.get("comparison") or {}
         questions, _, weights = folder.name.removeprefix("eval_demo-").partition("_")
@@ -216,7 +225,7 @@ def replicas():
     return f"{m['machine']}, {m['cores']} cores for both replicas, the router and the clients\n\n" + table(["what", "count"], [(k.replace("_", " "), v) for k, v in m["counts"].items()])
 
 
-TABLES = {"other tools": other_tools, "client": client_cost, "media": media, "replicas": replicas, "verify spec": verify_spec, "quantize": quantize, "offline": offline, "cpu ops": ops("cpu_ops*.json"), "cuda ops": ops("cuda_ops*.json"), "speculation at 12B": speculation, "serving": serving("h200", "gpu"), "serving cpu": serving("cpu", "long"), "accuracy": accuracy, "demo": demo}
+TABLES = {"gsm8k": gsm8k, "other tools": other_tools, "client": client_cost, "media": media, "replicas": replicas, "verify spec": verify_spec, "quantize": quantize, "offline": offline, "cpu ops": ops("cpu_ops*.json"), "cuda ops": ops("cuda_ops*.json"), "speculation at 12B": speculation, "serving": serving("h200", "gpu"), "serving cpu": serving("cpu", "long"), "accuracy": accuracy, "demo": demo}
 
 
 def plots(out):
@@ -245,7 +254,7 @@ def plots(out):
         if loads := [p.read(f) for f, _ in runs(f"bench_{where}")]:
             p.throughput(loads, out, f"throughput_{where}.svg")
             p.itl(loads, out, f"itl_{where}.svg")
-    evaluations = [p.read(f) for f, _ in runs("eval")]
+    evaluations = [p.read(f) for f, _ in runs("eval_demo")]
     if evaluations:
         p.accuracy(evaluations, out)
 
