@@ -15,7 +15,7 @@ class Server:
 
     def __init__(self, *flags):
         began = time.monotonic()
-        self.process = subprocess.Popen([NIBBLE, "serve", "--port", "0", *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen([NIBBLE, "serve", "--port", "0", *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="backslashreplace")
         self.log = []
         self.port = None
         for line in self.process.stdout:

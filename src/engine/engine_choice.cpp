@@ -154,6 +154,10 @@ bool Engine::Impl::accept(Sequence& s, std::optional<Sampled> sampled, Round& ro
     end_with_error(s, Error(ErrorCode::internal, "the grammar refused a token that it had allowed"));
     return false;
   }
+  if (s.matcher && s.matcher->is_too_slow()) {
+    end_with_error(s, Error(ErrorCode::invalid_argument, "the grammar is too ambiguous: its tokens take so long that others wait; repeat less within what is repeated"));
+    return false;
+  }
   s.tokens.push_back(sampled->id);
   ++s.output[sampled->id];
   s.thought.push(r.thinking, sampled->id);

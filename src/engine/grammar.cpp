@@ -3,6 +3,7 @@
 #include <xgrammar/xgrammar.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <condition_variable>
 #include <list>
@@ -12,11 +13,13 @@
 #include <unordered_map>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "base/log.h"
 
 namespace nibble {
 struct Grammar::Impl {
   xgrammar::CompiledGrammar compiled;
+  double max_token_seconds = 0;
 };
 
 Grammar::Grammar(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -27,6 +30,19 @@ struct GrammarMatcher::Impl {
   std::shared_ptr<const Grammar> grammar;
   xgrammar::GrammarMatcher matcher;
   std::vector<uint32_t> mask;  // of the tokenizer's ids
+  double slowest_seconds = 0, all_seconds = 0;
+  int64_t num_calls = 0;
+
+  template <typename Call>
+  auto timed(const Call& call) {
+    const double began = monotonic_seconds();
+    const auto result = call();
+    const double seconds = monotonic_seconds() - began;
+    slowest_seconds = std::max(slowest_seconds, seconds);
+    all_seconds += seconds;
+    ++num_calls;
+    return result;
+  }
 };
 
 GrammarMatcher::GrammarMatcher(std::shared_ptr<const Grammar> grammar, std::span<const int32_t> stop_ids) {
@@ -36,18 +52,25 @@ GrammarMatcher::GrammarMatcher(std::shared_ptr<const Grammar> grammar, std::span
 }
 GrammarMatcher::~GrammarMatcher() = default;
 
-bool GrammarMatcher::accept(int32_t id) { return !ended() && impl_->matcher.AcceptToken(id); }
+bool GrammarMatcher::accept(int32_t id) {
+  return !ended() && impl_->timed([&] { return impl_->matcher.AcceptToken(id); });
+}
 void GrammarMatcher::rollback(int32_t num_tokens) {
   if (num_tokens > 0) impl_->matcher.Rollback(num_tokens);
 }
 bool GrammarMatcher::ended() const { return impl_->matcher.IsTerminated(); }
+bool GrammarMatcher::is_too_slow() const {
+  constexpr double kHoldsUp = 0.05;
+  const double most = impl_->grammar->impl().max_token_seconds;
+  return impl_->slowest_seconds > 2 * most || (impl_->all_seconds > 20 * most && impl_->all_seconds > kHoldsUp * static_cast<double>(impl_->num_calls));
+}
 
 void GrammarMatcher::allowed(std::span<uint32_t> bits) {
   NB_ASSERT(!ended(), "nothing is allowed after the end");
   std::vector<uint32_t>& mask = impl_->mask;
   int64_t shape = static_cast<int64_t>(mask.size());
   DLTensor tensor{.data = mask.data(), .device = {kDLCPU, 0}, .ndim = 1, .dtype = xgrammar::GetBitmaskDLType(), .shape = &shape, .strides = nullptr, .byte_offset = 0};
-  impl_->matcher.FillNextTokenBitmask(&tensor);
+  impl_->timed([&] { return impl_->matcher.FillNextTokenBitmask(&tensor); });
   const size_t common = std::min(mask.size(), bits.size());
   std::copy_n(mask.begin(), common, bits.begin());
   std::fill(bits.begin() + static_cast<int64_t>(common), bits.end(), 0u);
@@ -64,6 +87,19 @@ struct Job {
 };
 constexpr int kThreads = 2;
 constexpr size_t kMaxWaiting = 64;
+
+// An allowed id that lies `part` of the way through those that are; -1: there is none.
+int32_t allowed_id(std::span<const uint32_t> mask, double part) {
+  int64_t count = 0;
+  for (const uint32_t word : mask) count += std::popcount(word);
+  auto left = static_cast<int64_t>(part * static_cast<double>(count));
+  for (size_t word = 0; word < mask.size() && count > 0; ++word) {
+    for (uint32_t bits = mask[word]; bits != 0; bits &= bits - 1) {
+      if (left-- == 0) return static_cast<int32_t>(word * 32) + std::countr_zero(bits);
+    }
+  }
+  return -1;
+}
 }  // namespace
 
 struct GrammarCompiler::Impl : std::enable_shared_from_this<GrammarCompiler::Impl> {
@@ -133,14 +169,24 @@ struct GrammarCompiler::Impl : std::enable_shared_from_this<GrammarCompiler::Imp
     try {
       const int threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 1, 8);  // the masks of an automaton's states are made side by side
       xgrammar::GrammarCompiler compiler(*info, threads, /*cache_enabled=*/false);
-      auto grammar = std::make_shared<Grammar>(std::make_unique<Grammar::Impl>(Grammar::Impl{compiler.CompileGrammar(job.ebnf, job.root)}));
+      auto grammar = std::make_shared<Grammar>(std::make_unique<Grammar::Impl>(Grammar::Impl{compiler.CompileGrammar(job.ebnf, job.root), limits.max_token_seconds}));
       if (grammar->bytes() > limits.max_bytes) {
         return fail(ErrorCode::invalid_argument, "the grammar takes {} MiB, at most {} are allowed; use a smaller schema", grammar->bytes() >> 20, limits.max_bytes >> 20);
       }
       GrammarMatcher matcher(grammar, stop_ids);
-      std::vector<uint32_t> first(static_cast<size_t>(xgrammar::GetBitmaskSize(info->GetVocabSize())));
-      matcher.allowed(first);
-      if (std::all_of(first.begin(), first.end(), [](uint32_t word) { return word == 0; })) return fail(ErrorCode::invalid_argument, "the grammar allows no text at all");
+      std::vector<uint32_t> mask(static_cast<size_t>(xgrammar::GetBitmaskSize(info->GetVocabSize())));
+      constexpr int kTried = 8;
+      for (int i = 0; i < kTried && !matcher.ended(); ++i) {
+        const double began = monotonic_seconds();
+        matcher.allowed(mask);
+        const int32_t id = allowed_id(mask, (i + 0.5) / kTried);
+        if (id < 0 && i == 0) return fail(ErrorCode::invalid_argument, "the grammar allows no text at all");
+        if (id >= 0) matcher.accept(id);
+        if (monotonic_seconds() - began > limits.max_token_seconds) {
+          return fail(ErrorCode::invalid_argument, "the grammar is too ambiguous: a token takes longer than {} s; repeat less within what is repeated", limits.max_token_seconds);
+        }
+        if (id < 0) break;
+      }
       return std::shared_ptr<const Grammar>(std::move(grammar));
     } catch (const std::bad_alloc&) {
       return fail(ErrorCode::invalid_argument, "the grammar does not fit the memory; use a smaller schema");

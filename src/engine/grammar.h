@@ -37,6 +37,8 @@ class GrammarMatcher {
   void rollback(int32_t num_tokens);          // takes back the last accepted ones
   void allowed(std::span<uint32_t> bits);     // one bit per id, of a model that may have more or fewer ids than the tokenizer; not after the end
   bool ended() const;                         // an end token has been accepted
+  // Whether a call took twice as long as any may, or all of them together hold up others, at 50 ms a token and more. The reply should end then.
+  bool is_too_slow() const;
 
  private:
   struct Impl;
@@ -47,6 +49,9 @@ struct GrammarLimits {
   double max_seconds = 5;           // of one compilation, as the caller sees it
   int64_t max_bytes = 100 << 20;    // of one compiled grammar
   size_t max_cached = 256;          // grammars kept for later requests, by use
+  // A grammar that can read one text in very many ways, as ((.*){0,30}){0,30} can, may take seconds for a token, and everybody waits. A few tokens are tried when it is compiled, and it is
+  // refused if one takes longer than this.
+  double max_token_seconds = 0.5;
 };
 
 // Compiles on threads of its own. Safe from any thread.

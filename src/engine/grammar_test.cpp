@@ -225,6 +225,27 @@ TEST(GrammarCompiler, RefusesWhatIsWrongTooSlowOrTooLarge) {
   EXPECT_NE(large.error().message.find("MiB"), std::string::npos) << large.error().message;
 }
 
+// A text can be read in so many ways that a token takes seconds, ten thousand times and more what it takes elsewhere. The limit lies far from both.
+TEST(GrammarCompiler, RefusesWhatTakesTooLongForATokenAndMatchersTellIt) {
+  const std::string slow = regex_to_ebnf("((.*){0,60}){0,60}", {}), letters = std::string(100, 'b');
+  GrammarCompiler compiler(demo_tokenizer(), kStops, {.max_seconds = 600, .max_token_seconds = 0.05});
+  const auto refused = compiler.compile("root ::= " + slow);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("too ambiguous"), std::string::npos) << refused.error().message;
+
+  // Where the tokens that are tried do not come so far, the matcher says it when it is there.
+  GrammarMatcher matcher(value_or_raise(compiler.compile("root ::= \"" + letters + "\" " + slow)), kStops);
+  ASSERT_TRUE(accept_text(matcher, std::string(50, 'b')));
+  allowed_ids(matcher);
+  EXPECT_FALSE(matcher.is_too_slow());
+  ASSERT_TRUE(accept_text(matcher, std::string(50, 'b')));
+  for (int word = 0; word < 20 && !matcher.is_too_slow(); ++word) {
+    ASSERT_TRUE(accept_text(matcher, " some words"));
+    allowed_ids(matcher);
+  }
+  EXPECT_TRUE(matcher.is_too_slow());
+}
+
 TEST(GrammarCompiler, KeepsTheGrammarsLastUsed) {
   GrammarCompiler compiler(demo_tokenizer(), kStops, {.max_cached = 2});
   const auto first = value_or_raise(compiler.compile("root ::= \"a\""));

@@ -17,6 +17,7 @@ struct HttpRequest {
   std::map<std::string, std::string> headers;  // names in lower case
   std::string body;
   std::string peer;                            // address of the client
+  uint16_t peer_port = 0;
   std::string id;                              // for x-request-id
   std::string header(const std::string& name) const {
     const auto at = headers.find(name);

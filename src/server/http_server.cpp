@@ -177,7 +177,7 @@ class Connection final : public Recipient {
     out.body = std::move(message.body());
     boost::system::error_code error;
     const auto endpoint = stream_.socket().remote_endpoint(error);
-    if (!error) out.peer = endpoint.address().to_string();
+    if (!error) out.peer = endpoint.address().to_string(), out.peer_port = endpoint.port();
     out.id = request_id(out.header("x-request-id"));
     return out;
   }

@@ -150,7 +150,20 @@ HttpResponse error_response(const Error& error) {
 
 std::string error_event(const Error& error) { return error_response(error).body; }
 
-void log_access(const HttpRequest& request, int status) {
-  log_info("{} - \"{} {} HTTP/1.1\" {} {}", request.peer, request.method, request.path, status, reason_of(status));
+std::string access_line(const HttpRequest& request, int status) {
+  // What the client wrote must not look like another line, nor speak to a terminal.
+  std::string path;
+  for (const char c : request.path) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte > 0x20 && byte < 0x7f && c != '"' && c != '\\') {
+      path += c;
+    } else {
+      path += fmt::format("%{:02X}", byte);
+    }
+  }
+  const bool is_v6 = request.peer.find(':') != std::string::npos;
+  return fmt::format("{}{}{}:{} - \"{} {} HTTP/1.1\" {} {}", is_v6 ? "[" : "", request.peer, is_v6 ? "]" : "", request.peer_port, request.method, path, status, reason_of(status));
 }
+
+void log_access(const HttpRequest& request, int status) { log_info("{}", access_line(request, status)); }
 }  // namespace nibble

@@ -35,5 +35,6 @@ HttpResponse error_response(int status, std::string_view message, std::string_vi
 HttpResponse error_response(const Error& error);
 std::string error_event(const Error& error);  // the JSON alone
 
+std::string access_line(const HttpRequest& request, int status);  // 10.0.0.7:5123 - "GET /health HTTP/1.1" 200 OK; bytes of the path that are no plain characters as %1B
 void log_access(const HttpRequest& request, int status);
 }  // namespace nibble

@@ -31,6 +31,14 @@ TEST(AppendString, WritesWhatAJsonTreeWrites) {
   }
 }
 
+TEST(AccessLine, ShowsWhoAskedAndHidesWhatTheyForged) {
+  HttpRequest request;
+  request.method = "GET", request.path = "/v1/models/a\n[2026-01-01] ERROR \x1b[31m\xff\"", request.peer = "10.0.0.7", request.peer_port = 5123;
+  EXPECT_EQ(access_line(request, 404), "10.0.0.7:5123 - \"GET /v1/models/a%0A[2026-01-01]%20ERROR%20%1B[31m%FF%22 HTTP/1.1\" 404 Not Found");
+  request.path = "/health", request.peer = "::1";
+  EXPECT_EQ(access_line(request, 200), "[::1]:5123 - \"GET /health HTTP/1.1\" 200 OK");
+}
+
 TEST(EventChunk, IsTheChunkOfItsEventsAndCanBeUsedAgain) {
   EventChunk events;
   for (const size_t size : {0, 1, 7, 250, 4096, 100000, 3}) {

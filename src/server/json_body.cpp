@@ -3,12 +3,11 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "base/json_shape.h"
 #include "base/utf8.h"
 
 namespace nibble {
 namespace {
-constexpr int kMaxDepth = 256;
-
 // \uD800..\uDFFF escapes without their other half, replaced by \uFFFD, because the parser refuses them.
 std::string repair_surrogates(std::string_view text) {
   const auto code_at = [&](size_t at) -> int {
@@ -44,22 +43,7 @@ std::string repair_surrogates(std::string_view text) {
 Result<Json> parse_json_body(std::string_view text) {
   if (text.starts_with("\xEF\xBB\xBF")) return fail(ErrorCode::invalid_argument, "the body begins with a byte order mark, which JSON does not allow");
   if (!is_valid_utf8(text)) return fail(ErrorCode::invalid_argument, "the body is not valid UTF-8");
-  // The parser recurses per level: refuse deep nesting before it starts.
-  int depth = 0, deepest = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (in_string) {
-      if (text[i] == '"') in_string = false;
-      i += text[i] == '\\';
-    } else if (text[i] == '"') {
-      in_string = true;
-    } else if (text[i] == '{' || text[i] == '[') {
-      deepest = std::max(deepest, ++depth);
-    } else if (text[i] == '}' || text[i] == ']') {
-      --depth;
-    }
-  }
-  if (deepest > kMaxDepth) return fail(ErrorCode::invalid_argument, "the body nests {} levels deep, at most {} are allowed", deepest, kMaxDepth);
+  if (auto shape = check_json_shape(text); !shape) return fail(ErrorCode::invalid_argument, "the body {}", shape.error().message);
   Json json = Json::parse(repair_surrogates(text), nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) return fail(ErrorCode::invalid_argument, "the body is not valid JSON");
   if (!json.is_object()) return fail(ErrorCode::invalid_argument, "the body must be a JSON object");

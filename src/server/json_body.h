@@ -13,7 +13,7 @@
 namespace nibble {
 using Json = nlohmann::ordered_json;
 
-// RFC 8259 and no more: no byte order mark, comments, trailing commas, NaN or second value; depth at most 256; of equal keys the last wins; a lone surrogate
+// RFC 8259 and no more: no byte order mark, comments, trailing commas, NaN or second value; depth and members within base/json_shape.h; of equal keys the last wins; a lone surrogate
 // escape becomes U+FFFD. The body must be an object.
 Result<Json> parse_json_body(std::string_view text);
 

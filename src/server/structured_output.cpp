@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/json_shape.h"
 #include "base/log.h"
 
 namespace nibble {
@@ -13,7 +14,11 @@ constexpr size_t kMaxReported = 1000;
 Json object_of(const Fields& fields, const char* key) {
   const Json* value = fields.find(key);
   Json json = *value;
-  if (json.is_string()) json = Json::parse(value->get_ref<const std::string&>(), nullptr, /*allow_exceptions=*/false);
+  if (json.is_string()) {
+    const auto& text = value->get_ref<const std::string&>();
+    if (auto shape = check_json_shape(text); !shape) fields.reject(key, fmt::format("'{}' {}", key, shape.error().message));
+    json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  }
   if (json.is_discarded() || !(json.is_object() || json.is_boolean())) fields.reject(key, fmt::format("'{}' must be a JSON object", key));
   return json;
 }

@@ -4,10 +4,15 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <unordered_map>
+
+#include "base/json_shape.h"
 
 namespace nibble {
 namespace {
 using json = nlohmann::ordered_json;
+
+constexpr int kMaxArgumentsDepth = 128;
 
 // Raised inside this file and returned at its edge.
 [[noreturn]] void reject(std::string param, std::string message) { throw Error(ErrorCode::invalid_argument, std::move(message), std::move(param)); }
@@ -137,27 +142,7 @@ class Normalizer {
     part = {{"type", "audio"}};
   }
 
-  // Everything that walks JSON recurses per level.
-  static bool is_too_deep(std::string_view text) {
-    constexpr int kMaxDepth = 128;
-    int depth = 0;
-    bool in_string = false;
-    for (size_t i = 0; i < text.size(); ++i) {
-      if (in_string) {
-        if (text[i] == '"') in_string = false;
-        i += text[i] == '\\';
-      } else if (text[i] == '"') {
-        in_string = true;
-      } else if (text[i] == '{' || text[i] == '[') {
-        if (++depth > kMaxDepth) return true;
-      } else if (text[i] == '}' || text[i] == ']') {
-        --depth;
-      }
-    }
-    return false;
-  }
-
-  static void normalize_tool_calls(json& calls, const std::string& path) {
+  void normalize_tool_calls(json& calls, const std::string& path) {
     if (!calls.is_array()) reject(path, "'tool_calls' must be an array");
     for (size_t i = 0; i < calls.size(); ++i) {
       const std::string call_path = fmt::format("{}[{}].function", path, i);
@@ -167,7 +152,7 @@ class Normalizer {
       json& arguments = function["arguments"];
       if (arguments.is_string()) {
         const std::string text = arguments;
-        if (is_too_deep(text)) reject(call_path + ".arguments", "'arguments' nest more than 128 levels deep");
+        if (auto shape = check_json_shape(text, kMaxArgumentsDepth, &comparisons_left_); !shape) reject(call_path + ".arguments", "a call's 'arguments' are JSON that " + shape.error().message);
         const bool blank = text.find_first_not_of(" \t\r\n") == std::string::npos;
         arguments = blank ? json::object() : json::parse(text, nullptr, /*allow_exceptions=*/false);
       } else if (arguments.is_null()) {
@@ -179,27 +164,36 @@ class Normalizer {
 
   // A tool message without a name takes that of the call with its id in the nearest assistant message before it, else the call at its place.
   void name_tool_messages() {
-    for (size_t i = 0; i < messages_.size(); ++i) {
+    const auto is_tool = [&](size_t i) { return messages_[i]["role"] == "tool"; };
+    for (size_t first = 0; first < messages_.size(); ++first) {
+      if (!is_tool(first)) continue;
+      size_t end = first;
+      while (end < messages_.size() && is_tool(end)) ++end;
+      name_answers(first, end);
+      first = end - 1;
+    }
+  }
+
+  // The tool messages [first, end), which follow one another.
+  void name_answers(size_t first, size_t end) {
+    const json* calls = first > 0 && messages_[first - 1]["role"] == "assistant" && messages_[first - 1].contains("tool_calls") ? &messages_[first - 1]["tool_calls"] : nullptr;
+    std::unordered_map<std::string, const json*> by_id;
+    for (size_t c = 0; calls && c < calls->size(); ++c) {
+      if ((*calls)[c].contains("id")) by_id[(*calls)[c]["id"].dump()] = &(*calls)[c];
+    }
+    for (size_t i = first; i < end; ++i) {
       json& message = messages_[i];
-      if (message["role"] != "tool" || message.contains("name")) continue;
-      size_t assistant = i;
-      while (assistant > 0 && messages_[assistant]["role"] == "tool") --assistant;
-      const json* calls = messages_[assistant]["role"] == "assistant" && messages_[assistant].contains("tool_calls") ? &messages_[assistant]["tool_calls"] : nullptr;
+      if (message.contains("name")) continue;
       const std::string path = fmt::format("messages[{}].tool_call_id", i);
       if (!calls) reject(path, "a tool message must follow an assistant message with tool calls, or have a name");
-      const json* named = nullptr;
-      for (const json& call : *calls) {
-        if (message.contains("tool_call_id") && call.contains("id") && call["id"] == message["tool_call_id"]) named = &call;
-      }
-      size_t answers = 0;
-      while (assistant + 1 + answers < messages_.size() && messages_[assistant + 1 + answers]["role"] == "tool") ++answers;
-      if (!named && answers == calls->size()) named = &(*calls)[i - assistant - 1];
-      if (!named) reject(path, "this tool message answers none of the calls before it");
-      message["name"] = (*named)["function"]["name"];
+      const auto named = message.contains("tool_call_id") ? by_id.find(message["tool_call_id"].dump()) : by_id.end();
+      if (named == by_id.end() && end - first != calls->size()) reject(path, "this tool message answers none of the calls before it");
+      message["name"] = (named != by_id.end() ? *named->second : (*calls)[i - first])["function"]["name"];
     }
   }
 
   json& messages_;
+  int64_t comparisons_left_ = kMaxJsonComparisons;  // over the arguments of all calls
   NormalizeOptions options_;
   std::vector<MediaReference> media_;
 };

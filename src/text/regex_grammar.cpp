@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/utf8.h"
 #include "text/string_grammar.h"
 
 namespace nibble {
@@ -50,7 +51,9 @@ class Parser {
     return node;
   }
   [[noreturn]] void refuse(const std::string& what) const {
-    throw Error(ErrorCode::invalid_argument, fmt::format("the regular expression '{}' uses {}, which is not supported", pattern_, what));
+    constexpr size_t kShown = 200;
+    const std::string shown = pattern_.size() <= kShown ? pattern_ : replace_invalid_utf8(pattern_.substr(0, kShown)) + "...";
+    throw Error(ErrorCode::invalid_argument, fmt::format("the regular expression '{}' uses {}, which is not supported", shown, what));
   }
 
  private:
