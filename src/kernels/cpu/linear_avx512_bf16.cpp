@@ -181,6 +181,8 @@ void panel_nvfp4(const Panel& panel, const uint16_t* x, int64_t x_stride, Sums<k
   for (int64_t k = 0; k < panel.count; k += kNvfp4Block, packed += kNvfp4BlockBytes) {
     Sums<kRows> block;
     block.clear();
+    // One line of each block, well ahead: worth 1 %. More of them, or into the first level, hold up the processor's own and cost 5 to 20 %.
+    if constexpr (kRows == 1) _mm_prefetch(reinterpret_cast<const char*>(packed) + 16 * kNvfp4BlockBytes, _MM_HINT_T1);
     for (int half = 0; half < 2; ++half) {
       for (int c = 0; c < kVectors; ++c) {
         __m512i pairs[4];

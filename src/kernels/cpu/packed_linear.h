@@ -4,7 +4,7 @@
 //   BF16      [N / 64][K / 2][64][2] bf16
 //   FP8       [N / 64][K / 4][4 vectors][64 bytes] e4m3, two pairs of one vector interleaved so that one unpack yields both
 //   NVFP4     [N / 64][K / 16][2 halves of the inputs][4 vectors][64 bytes of codes], then per 16 inputs [16][4 vectors] e4m3 scales
-// One row walks these bytes from the first to the last, without a prefetch of its own: the processor's are better as long as the order is that of memory.
+// One row walks these bytes from the first to the last, and leaves prefetching to the processor, which does it well as long as the order is that of memory.
 // Every kernel forms a row's sums alike: outputs across the lanes, inputs in order, one chain per (output, block) where blocks have scales, each chain
 // started from zero, scaled, and added to the total. So the bits do not depend on how many rows there are.
 //
