@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 
 #include "media/av_input.h"
 
@@ -37,6 +38,47 @@ Result<void> append_mono(const AVFrame& frame, std::vector<float>& out) {
   }
 }
 
+// To 16 kHz, piece by piece.
+class Resampler {
+ public:
+  explicit Resampler(int rate) : ratio_(static_cast<double>(kAudioRate) / rate) {
+    const soxr_quality_spec_t quality = soxr_quality_spec(SOXR_HQ, 0);
+    soxr_.reset(soxr_create(rate, kAudioRate, 1, nullptr, nullptr, &quality, nullptr));
+  }
+  bool works() const { return soxr_ != nullptr; }
+  void push(std::span<const float> samples, std::vector<float>& out) {
+    // More than this piece gives may come out: what the filter held back.
+    process(samples, out, static_cast<size_t>(static_cast<double>(samples.size()) * ratio_) + 4096);
+  }
+  void finish(std::vector<float>& out) {
+    while (process({}, out, 4096) > 0) {
+    }
+  }
+
+ private:
+  size_t process(std::span<const float> samples, std::vector<float>& out, size_t room) {
+    const size_t before = out.size();
+    size_t made_here = 0, used = 0;
+    do {
+      size_t taken = 0, made = 0;
+      const size_t at = out.size();
+      out.resize(at + room);
+      const std::span<const float> rest = samples.subspan(used);
+      soxr_process(soxr_.get(), samples.empty() ? nullptr : rest.data(), rest.size(), &taken, out.data() + at, room, &made);
+      out.resize(at + made);
+      used += taken;
+      made_here = taken + made;
+    } while (used < samples.size() && made_here > 0);
+    return out.size() - before;
+  }
+
+  struct Delete {
+    void operator()(soxr_t soxr) const { soxr_delete(soxr); }
+  };
+  double ratio_;
+  std::unique_ptr<soxr, Delete> soxr_;
+};
+
 // A RIFF file whose data chunk says that it is longer than the file was cut off. Sizes that a pipe leaves open are no promise.
 bool is_cut_wav(std::span<const std::byte> bytes) {
   const auto u32 = [&](size_t at) {
@@ -59,31 +101,34 @@ Result<AudioClip> decode_audio(std::span<const std::byte> bytes, const AudioLimi
   auto input = AvInput::open(bytes, AVMEDIA_TYPE_AUDIO);
   if (!input) return tl::unexpected(std::move(input).error());
   AudioClip clip;
+  std::unique_ptr<Resampler> resampler;  // where the rate is another
+  std::vector<float> samples;            // of one frame: at its own rate a small file can be gigabytes
+  int64_t num_samples = 0;
   int rate = 0;
   while (true) {
     const auto frame = (*input)->next_frame();
     if (!frame) return tl::unexpected(frame.error());
     if (!*frame) break;
-    if (rate == 0) rate = (*frame)->sample_rate;
+    if (rate == 0) {
+      rate = (*frame)->sample_rate;
+      if (rate > 0 && rate != kAudioRate) {
+        resampler = std::make_unique<Resampler>(rate);
+        if (!resampler->works()) return fail(ErrorCode::invalid_argument, "audio at {} Hz cannot be resampled", rate);
+      }
+    }
     if (rate <= 0 || (*frame)->sample_rate != rate) return fail(ErrorCode::corrupt, "broken audio: its sample rate changes");
-    if (auto added = append_mono(**frame, clip.samples); !added) return tl::unexpected(added.error());
-    if (static_cast<int64_t>(clip.samples.size()) > limits.max_seconds * rate) return fail(ErrorCode::invalid_argument, "the audio is longer than {} s", limits.max_seconds);
+    std::vector<float>& out = resampler ? samples : clip.samples;
+    const size_t before = resampler ? 0 : out.size();
+    out.resize(before);
+    if (auto added = append_mono(**frame, out); !added) return tl::unexpected(added.error());
+    num_samples += static_cast<int64_t>(out.size() - before);
+    if (num_samples > limits.max_seconds * rate) return fail(ErrorCode::invalid_argument, "the audio is longer than {} s", limits.max_seconds);
+    if (!std::all_of(out.begin() + static_cast<int64_t>(before), out.end(), [](float s) { return std::isfinite(s); })) return fail(ErrorCode::corrupt, "broken audio: a sample is not a number");
+    if (resampler) resampler->push(samples, clip.samples);
   }
+  if (num_samples == 0) return fail(ErrorCode::invalid_argument, "the audio is empty");
+  if (resampler) resampler->finish(clip.samples);
   if (clip.samples.empty()) return fail(ErrorCode::invalid_argument, "the audio is empty");
-  for (const float s : clip.samples) {
-    if (!std::isfinite(s)) return fail(ErrorCode::corrupt, "broken audio: a sample is not a number");
-  }
-  if (rate != kAudioRate) {
-    const size_t room = static_cast<size_t>(static_cast<double>(clip.samples.size()) * kAudioRate / rate) + 64;
-    std::vector<float> resampled(room);
-    size_t made = 0;
-    const soxr_quality_spec_t quality = soxr_quality_spec(SOXR_HQ, 0);
-    const soxr_error_t error = soxr_oneshot(rate, kAudioRate, 1, clip.samples.data(), clip.samples.size(), nullptr, resampled.data(), room, &made, nullptr, &quality, nullptr);
-    if (error) return fail(ErrorCode::invalid_argument, "audio at {} Hz cannot be resampled: {}", rate, error);
-    resampled.resize(made);
-    clip.samples = std::move(resampled);
-    if (clip.samples.empty()) return fail(ErrorCode::invalid_argument, "the audio is empty");
-  }
   return clip;
 }
 

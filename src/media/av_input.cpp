@@ -37,11 +37,11 @@ int64_t AvInput::seek(void* self, int64_t offset, int whence) {
   return from + offset;
 }
 
-Result<std::unique_ptr<AvInput>> AvInput::open(std::span<const std::byte> bytes, AVMediaType type) {
+Result<std::unique_ptr<AvInput>> AvInput::open(std::span<const std::byte> bytes, AVMediaType type, double max_seconds) {
   const char* what = type == AVMEDIA_TYPE_AUDIO ? "audio" : "video";
   const auto library = load_av_library();
   if (!library) return tl::unexpected(library.error());
-  std::unique_ptr<AvInput> input(new AvInput(bytes));
+  std::unique_ptr<AvInput> input(new AvInput(bytes, max_seconds));
   auto* buffer = static_cast<unsigned char*>(av().av_malloc(kBufferBytes));
   input->io_ = buffer ? av().avio_alloc_context(buffer, kBufferBytes, 0, input.get(), read, nullptr, seek) : nullptr;
   input->format_ = av().avformat_alloc_context();
@@ -65,7 +65,7 @@ Result<std::unique_ptr<AvInput>> AvInput::open(std::span<const std::byte> bytes,
   if (!input->decoder_) return fail(ErrorCode::out_of_memory, "no memory to read {}", what);
   av().avcodec_parameters_to_context(input->decoder_, input->stream().codecpar);
   input->decoder_->thread_count = 1;
-  input->decoder_->max_pixels = 64 << 20;
+  input->decoder_->max_pixels = 36 << 20;  // 8192 x 4608; a decoder may hold sixteen of them
   input->decoder_->err_recognition = AV_EF_CRCCHECK | AV_EF_BITSTREAM | AV_EF_BUFFER | AV_EF_EXPLODE;
   if (const int status = av().avcodec_open2(input->decoder_, codec, nullptr); status < 0) return fail(ErrorCode::corrupt, "broken {}: {}", what, av_message(status));
   return input;
@@ -90,6 +90,7 @@ bool AvInput::next_packet() {
 
 Result<AVFrame*> AvInput::next_frame() {
   while (true) {
+    if (monotonic_seconds() - began_ > max_seconds_) return fail(ErrorCode::invalid_argument, "it takes longer than {} s to decode; send less of it", max_seconds_);
     const int got = av().avcodec_receive_frame(decoder_, frame_);
     if (got == 0) return frame_;
     if (got == AVERROR_EOF) return nullptr;
