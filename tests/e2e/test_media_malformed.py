@@ -4,8 +4,6 @@ import base64
 import os
 import pathlib
 import random
-import shutil
-import subprocess
 
 import httpx
 import pytest
@@ -15,15 +13,10 @@ MEDIA = REPO / "tests/data/model/media"
 MIME = {"png": "image/png", "jpg": "image/jpeg", "gif": "image/gif", "webp": "image/webp", "wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "mp4": "video/mp4"}
 
 
-def real_files(folder):
-    """{ending: bytes}: pictures and sounds of the goldens, and what ffmpeg makes of them where it is installed."""
-    files = {"png": (MEDIA / "rings_640x480.png").read_bytes(), "jpg": (MEDIA / "rings_300x200.jpg").read_bytes(), "wav": (MEDIA / "sweep_0.5s.wav").read_bytes()}
-    made = {"gif": ["-i", MEDIA / "checker_97x61.png"], "flac": ["-i", MEDIA / "sweep_0.5s.wav"], "mp4": ["-framerate", "2", "-i", MEDIA / "frame_%d.png", "-c:v", "mpeg4"]}
-    for ending, source in made.items() if shutil.which("ffmpeg") else ():
-        out = folder / f"real.{ending}"
-        if subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, source), str(out)], check=False).returncode == 0:
-            files[ending] = out.read_bytes()
-    return files
+def real_files():
+    """{ending: bytes}: pictures, sounds and a video of the goldens."""
+    files = {"png": "rings_640x480.png", "jpg": "rings_300x200.jpg", "wav": "sweep_0.5s.wav", "gif": "formats/few_colors.gif", "webp": "formats/want_lossy.webp", "flac": "formats/sweep_0.5s.flac", "mp4": "formats/forty_frames.mp4"}
+    return {ending: (MEDIA / name).read_bytes() for ending, name in files.items()}
 
 
 def cut(r, data):  # of a sound file that is cut in its samples the rest is a sound
@@ -68,9 +61,9 @@ def held(server):
 
 
 @pytest.fixture(scope="module")
-def broken_and_server(tmp_path_factory):
+def broken_and_server():
     s = Server("--device", "cpu")
-    yield real_files(tmp_path_factory.mktemp("media")), s
+    yield real_files(), s
     assert s.stop() == 0
 
 
