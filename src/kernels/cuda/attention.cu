@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(128) prepare(const __grid_constant__ QkvPrepar
 }
 
 // ---- Partial attention of one tile of rows, one key/value head, one split.
-constexpr int kThreads = 256, kWarps = 8, kManyBlocks = 256;
+constexpr int kThreads = 256, kWarps = 8, kManyBlocks = 100;
 constexpr int kManySplits = 128;  // from so many on the join, which walks a row's runs one after another, finds them folded by a kernel that folds all at once
 
 template <int kDim, int kM, bool kE4m3>  // kM: 16-row blocks of the tile
@@ -378,7 +378,7 @@ void run_unit(const Attention& a, int kept, cudaStream_t stream) {
 
 template <int kDim, int kM, bool kE4m3>
 void run(const Attention& a, cudaStream_t stream) {
-  // Whole runs where they give every multiprocessor about two blocks.
+  // Whole runs where they give most multiprocessors a block: their loads run ahead of the products, and nothing is left to fold.
   const int splits = a.pool.max_splits, runs = (splits + 2 * kRunSplits - 2) / kRunSplits;  // that so many splits may overlap
   if (int64_t{a.pool.num_tiles} * a.kv_heads * std::max(1, runs - 1) >= kManyBlocks) {
     run_unit<kDim, kM, kE4m3, kRunSplits>(a, runs, stream);

@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_wide(const __grid_constant
   constexpr int kPieces = kDim / 128, kReaders = L::kHalves ? 4 : 8, kStep = L::kHalves ? 2 : 1, kSplit = kTiles * kKeyTile;
   static_assert(!L::kHalves || kTiles == 2);
   extern __shared__ uint8_t unaligned[];
-  uint8_t* const shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(unaligned) + 1023) / 1024 * 1024);
+  uint8_t* const shared = unaligned + (0u - shared_address(unaligned)) % 1024;
   auto* const full = reinterpret_cast<uint64_t*>(shared);
   uint64_t* const empty = full + L::kStages;
   auto* const maxima = reinterpret_cast<float*>(shared + 256);  // [2][64]

@@ -15,7 +15,8 @@ namespace {
 constexpr int kGroupThreads = kSegments * 32;
 constexpr int kTileSums = 128, kGroupSums = kSegments * 2 * kTileSums;  // of a tile and eight rows; of a pair's segments
 constexpr int kMostStages = 4, kBarrierBytes = 1024;
-constexpr int kEarlyTurns = 2;  // groups whose copies are under way at a time until the kernel ahead has ended: 37 or 64 KiB a multiprocessor saturate the memory
+// Groups whose copies are under way at a time until the kernel ahead has ended: 32 or 37 KiB a multiprocessor are what the memory's latency holds.
+constexpr int early_turns(WeightFormat f) { return f == WeightFormat::nvfp4 ? 2 : 1; }
 
 struct Params {
   const __nv_bfloat16* x;
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(kGroups * kGroupThreads, 1) narrow(const __gri
   let_next_kernel_start();
   for (int s = 0; s < p.stages; ++s) {
     // The turn before: of another group, as far as it has that many units.
-    const int turn = s * kGroups + group - kEarlyTurns, of_group = turn % kGroups, of_stage = turn / kGroups;
+    const int turn = s * kGroups + group - early_turns(kFormat), of_group = turn % kGroups, of_stage = turn / kGroups;
     if (turn >= 0 && of_stage < (segment_last - segment_first) * kHalves && of_group * slice_ctas + blockIdx.x / p.slices < p.pairs) {
       barrier_wait(reinterpret_cast<uint64_t*>(shared) + (of_group * kSegments + segment) * kMostStages + of_stage, 0);
     }

@@ -87,7 +87,7 @@ template <WeightFormat kFormat, int kRows, bool kGated, int kCtas>
 __global__ void __launch_bounds__((Layout<kFormat, kRows, kCtas>::kThreads), kCtas) wide(const __grid_constant__ Params p, const __grid_constant__ CUtensorMap x_map) {
   using L = Layout<kFormat, kRows, kCtas>;
   extern __shared__ uint8_t unaligned[];
-  uint8_t* const shared = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(unaligned) + 1023) / 1024 * 1024);
+  uint8_t* const shared = unaligned + (0u - shared_address(unaligned)) % 1024;
   auto* const full = reinterpret_cast<uint64_t*>(shared);
   uint64_t* const empty = full + L::kStages;
   uint8_t* const ring = shared + 1024;
