@@ -118,7 +118,7 @@ def serving(where, mark):
                 w, r = m["workload"], m["request"]
                 asked.add(f"{w['name']}{' (synthetic)' if w['synthetic'] else ''}, {'exactly' if r['ignore_eos'] else 'at most'} {r['max_tokens']} tokens out")
                 drawn = drawn or bool(m.get("histograms"))
-                command = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:30000", m["command"])
+                command = re.sub(r" --(out|name) \S+", "", re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:30000", m["command"]))
                 commands.add(re.sub(r" --(concurrency|num-prompts|warmup) \S+", lambda f: f[0] if len(levels) > 1 else "", command))
         head = ["run", "in flight", "requests", "TTFT ms", "ITL ms", "ITL p99", "tok/s/user, median", "by mean ITL", "tok/s in all", "req/s", "accept len"]
         plots = [f"![throughput against latency](img/results/throughput_{where}.svg)"] * bool(rows) + [f"![distribution of the times between tokens](img/results/itl_{where}.svg)"] * drawn
