@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <latch>
 
 #include "engine/engine_test_kit.h"
 
@@ -13,6 +14,7 @@ class FailingModel final : public ForwardModel {
     int first = 0, count = 0;  // steps that fail
     ErrorCode code = ErrorCode::internal;
     bool lost = false;
+    std::latch* after = nullptr;  // no step fails before
   };
   FailingModel(PageHashModel& inner, Plan plan) : inner_(inner), plan_(plan) {}
   int32_t vocab_size() const override { return inner_.vocab_size(); }
@@ -21,7 +23,10 @@ class FailingModel final : public ForwardModel {
   bool is_lost() override { return plan_.lost; }
   void forward(const Step& step, float* logits) override {
     const int number = steps_++;
-    if (number >= plan_.first && number < plan_.first + plan_.count) raise(plan_.code, "an injected fault");
+    if (number >= plan_.first && number < plan_.first + plan_.count) {
+      if (plan_.after) plan_.after->wait();
+      raise(plan_.code, "an injected fault");
+    }
     inner_.forward(step, logits);
   }
 
@@ -89,7 +94,8 @@ TEST(Failure, StepAfterStepEndsTheEngine) {
 
 TEST(Failure, ALostDeviceEndsAllAndIsToldOnce) {
   PageHashModel pages(256, 256, 40);
-  FailingModel model(pages, {.first = 8, .count = 1, .lost = true});
+  std::latch all_in(1);
+  FailingModel model(pages, {.first = 8, .count = 1, .lost = true, .after = &all_in});
   std::atomic<int> told{0};
   EngineOptions options;
   options.max_running_requests = 2;  // the others wait
@@ -99,8 +105,9 @@ TEST(Failure, ALostDeviceEndsAllAndIsToldOnce) {
   for (uint32_t i = 0; i < 6; ++i) {
     auto request = collector.request(std::to_string(i), prompt_of(i, 10), 50, 1);
     request->num_choices = i == 5 ? 3 : 1;  // not begun: ends as one
-    ASSERT_TRUE(engine.submit(std::move(request)).has_value());
+    EXPECT_TRUE(engine.submit(std::move(request)).has_value());
   }
+  all_in.count_down();
   ASSERT_TRUE(collector.wait_for(6));
   for (uint32_t i = 0; i < 6; ++i) EXPECT_EQ(collector.reply(std::to_string(i)).finish, FinishReason::abort);
   EXPECT_TRUE(engine.drain(5));
